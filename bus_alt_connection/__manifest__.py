@@ -1,0 +1,13 @@
+# License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
+{
+    "name": "Bus Alt Connection",
+    "summary": "The live bus past PgBouncer, and back by itself after any failure",
+    "version": "1.0.0",
+    "author": "Bus Alt Connection contributors",
+    "website": "https://pypi.org/project/odoo-addon-bus-alt-connection",
+    "license": "AGPL-3",
+    "category": "Extra Tools",
+    "depends": ["bus"],
+    "post_load": "post_load",
+    "installable": True,
+}

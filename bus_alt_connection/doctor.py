@@ -1,0 +1,560 @@
+# License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
+"""Checks the whole way of a notification, from the settings to its arrival.
+
+Contract: every check yields one ``Result``, also one that could not be made; no check raises,
+none waits longer than the settings' timeouts, none changes anything: what is sent is a LISTEN and
+a NOTIFY on a channel with a random name. What is wrong is told in the words of the log
+(``trouble``, ``diagnosis``). No password is ever part of a result.
+"""
+
+import datetime
+import os
+import random
+import socket
+import ssl
+import struct
+import time
+from collections import namedtuple
+
+from odoo.tools import config
+
+from . import diagnosis, link, trouble
+from .link import Link, Lost
+from .settings import CONNECTION, METRICS, TIMING, Invalid
+
+ADDON = "bus_alt_connection"
+
+# state: "ok", "warning", "failed", or "skipped" if the check could not be made
+Result = namedtuple("Result", "name state text remedy")
+
+# The checks of the direct connection, in order; without one the rest is skipped.
+DIRECT = (
+    "direct address",
+    "direct credentials",
+    "direct TLS",
+    "direct server",
+    "direct pooler",
+    "NOTIFY",
+    "connections",
+)
+# Which of them fails if there is no connection, by the trouble's cause; else it is the address.
+FAILS = {
+    "credentials": "direct credentials",
+    "pg_hba": "direct credentials",
+    "role": "direct credentials",
+    "password file": "direct credentials",
+    "tls": "direct TLS",
+    "database": "direct server",
+    "standby": "direct server",
+    "full": "connections",
+}
+ODOOS_OWN = (
+    "This is Odoo's own connection, which needs it just so: check db_host, db_port, db_user and"
+    " db_password."
+)
+# How long a LISTEN that may be lost is waited for.
+LISTEN_SECONDS = 1.0
+# A certificate that expires sooner is worth a warning.
+EXPIRY_DAYS = 21
+
+
+def ok(name, text):
+    return Result(name, "ok", text, None)
+
+
+def warning(name, text, remedy):
+    return Result(name, "warning", text, remedy)
+
+
+def failed(name, text, remedy):
+    return Result(name, "failed", text, remedy)
+
+
+def skipped(name, text):
+    return Result(name, "skipped", text, None)
+
+
+def verdict(results):
+    """:return: (exit status, one line) for all results"""
+    count = {state: 0 for state in ("ok", "warning", "failed", "skipped")}
+    for result in results:
+        count[result.state] += 1
+    if count["failed"]:
+        return 2, "BROKEN: %d check(s) failed, see above." % count["failed"]
+    if count["warning"]:
+        return 1, "Works, with %d warning(s), see above." % count["warning"]
+    return 0, "All is well."
+
+
+def examine(settings):
+    """Make every check, in the order in which a notification goes.
+
+    :param settings: a ``settings.Settings``
+    :return: generator of Result
+    """
+    for result in check_settings(settings):
+        yield result
+    yield check_loaded()
+    pooled = direct = None
+    try:
+        pooled, result = open_pooled(settings)
+        yield result
+        yield check_pooled_mode(settings, pooled)
+        direct, results = open_direct(settings)
+        for result in results:
+            yield result
+        if direct is None:
+            return
+        yield check_server(pooled, direct)
+        arrived, result = check_notify(settings, pooled, direct)
+        yield check_pooler(direct, arrived)
+        yield result
+        yield check_connections(settings, pooled, direct)
+    finally:
+        for door in (pooled, direct):
+            if door is not None:
+                door.link.close()
+
+
+# -- the settings -----------------------------------------------------------------------------
+
+
+def check_settings(settings, environ=None):
+    """:return: list of Result: each setting that is set, and each that is wrong"""
+    results = []
+    for name in list(CONNECTION) + list(TIMING) + list(METRICS):
+        if name in settings.sources and settings.values.get(name) is not None:
+            value = settings.values[name]
+            if name == "db_password":
+                value = "set, not shown"
+            elif isinstance(value, list):
+                value = ",".join(map(str, value))
+            text = "imdispatcher_%s is %s, from %s" % (name, value, settings.sources[name])
+            results.append(ok("settings", text))
+    for problem in settings.problems:
+        results.append(warning("settings", problem, "Correct it, or take it out."))
+    for place, name in _unknown(os.environ if environ is None else environ):
+        results.append(
+            warning("settings", "%s in %s is no setting" % (name, place), "Is it misspelt?")
+        )
+    if not settings.configured:
+        text = (
+            "neither imdispatcher_db_host nor imdispatcher_db_port is set: the listeners use"
+            " Odoo's own address"
+        )
+        results.append(ok("settings", text))
+    return results
+
+
+def _unknown(environ):
+    known = {"imdispatcher_" + name for name in list(CONNECTION) + list(TIMING) + list(METRICS)}
+    for option in sorted(config.options):
+        if option.startswith("imdispatcher_") and option not in known:
+            yield "Odoo's configuration", option
+    for variable in sorted(environ):
+        name = variable[len("ODOO_") :] if variable.startswith("ODOO_") else variable
+        if name.startswith("IMDISPATCHER_") and name.lower() not in known:
+            yield "the environment", variable
+
+
+def check_loaded():
+    """Whether the configuration that this command sees loads the addon server-wide."""
+    modules = config.get("server_wide_modules") or ""
+    if isinstance(modules, str):  # a list from series 19 on
+        modules = [module.strip() for module in modules.split(",")]
+    if ADDON in modules:
+        return ok("server-wide", "server_wide_modules loads %s" % ADDON)
+    return failed(
+        "server-wide",
+        "server_wide_modules is %s: Odoo does not load the addon" % ",".join(modules),
+        "Set server_wide_modules = base,web,%s" % ADDON,
+    )
+
+
+# -- connections ------------------------------------------------------------------------------
+
+FACTS = (
+    "SELECT pg_backend_pid(), pg_is_in_recovery(), current_database(),"
+    " pg_postmaster_start_time()::text, current_user, current_setting('server_version'),"
+    " host(inet_server_addr()), inet_server_port()"
+)
+
+
+class Door(object):
+    """An open connection, and what the server behind it says of itself.
+
+    :raises Lost: if there is none to be had
+    """
+
+    def __init__(self, settings, info, tcp_timeout):
+        begun = time.monotonic()
+        self.info = info
+        self.place = link.place(info)
+        self.link = Link(info, tcp_timeout, settings.connect_timeout_seconds)
+        try:
+            row = self.link.query(FACTS)[0]
+        except BaseException:
+            self.link.close()
+            raise
+        self.seconds = time.monotonic() - begun
+        self.pid, self.in_recovery, self.database, self.started = row[:4]
+        self.user, self.version, self.address, self.port = row[4:]
+        self.pooler = self.pid != self.link.backend_pid
+
+    def answers(self):
+        """What there is to say of it, for people."""
+        return "%s answers in %.0f ms, PostgreSQL %s" % (
+            self.place,
+            self.seconds * 1000,
+            self.version.split()[0],
+        )
+
+    def system(self):
+        """:return: str, what a server has in common with its copies only, None if not told"""
+        try:
+            return self.link.query("SELECT system_identifier::text FROM pg_control_system()")[0][0]
+        except Lost:
+            return None  # the role may not ask
+
+
+def open_pooled(settings):
+    """:return: (Door or None, Result) of Odoo's own address"""
+    info = settings.pooled()
+    try:
+        pooled = Door(settings, info, settings.connect_timeout_seconds)
+    except Lost as exc:
+        return None, failed("pooled address", "%s: %s" % (link.place(info), exc), ODOOS_OWN)
+    return pooled, ok("pooled address", pooled.answers())
+
+
+def open_direct(settings):
+    """Open the connection that the listeners would have.
+
+    :return: (Door or None, list of Result)
+    """
+    try:
+        infos = settings.direct()
+    except Invalid as exc:
+        return None, _no_direct([(None, str(exc))])
+    direct, troubles, standing_by = None, [], []
+    for info in infos:
+        try:
+            door = Door(settings, info, settings.tcp_timeout_seconds)
+        except Lost as exc:
+            troubles.append((info, str(exc)))
+            continue
+        if direct is None and not door.in_recovery:
+            direct = door
+            continue
+        if door.in_recovery:
+            standing_by.append(door.place)
+            troubles.append(
+                (info, "the server is a standby (in recovery mode), where LISTEN is impossible")
+            )
+        door.link.close()
+    if direct is None:
+        return None, _no_direct(troubles)
+    results = [ok("direct address", direct.answers())]
+    for info, reason in troubles:
+        place = link.place(info)
+        if place in standing_by:
+            results.append(ok("direct address", "%s is a standby, which is passed over" % place))
+        else:
+            text = "%s: %s. Another host is used" % (place, reason)
+            results.append(warning("direct address", text, trouble.explain(reason)[1]))
+    results.append(ok("direct credentials", "%s may log in" % direct.user))
+    results.append(check_tls(direct.info, direct, settings.connect_timeout_seconds))
+    return direct, results
+
+
+def _no_direct(troubles):
+    """:return: list of Result: what fails, and that nothing else can be checked"""
+    found = {}
+    for info, reason in troubles:
+        text = reason if info is None else "%s: %s" % (link.place(info), reason)
+        name = FAILS.get(trouble.cause(reason), "direct address")
+        found.setdefault(name, []).append(failed(name, text, trouble.explain(reason)[1]))
+    results = []
+    for name in DIRECT:
+        results.extend(found.get(name) or [skipped(name, "there is no direct connection")])
+    return results
+
+
+# -- is it a pooler, and does a LISTEN last ---------------------------------------------------
+
+
+class Ear(object):
+    """LISTENs on a channel of its own, until it is closed."""
+
+    def __init__(self, door):
+        self._link = door.link
+        self.channel = "bus_alt_doctor_%s" % "".join(random.sample("abcdefghijklmnop", 12))
+        self._pid = self._link.query('LISTEN "%s"; SELECT pg_backend_pid()' % self.channel)[0][0]
+
+    def hears(self, notifier, timeout):
+        """:return: seconds from a NOTIFY on a Link until it is heard here, or None"""
+        begun = time.monotonic()
+        notifier.query("SELECT pg_notify(%s, 'doctor')", (self.channel,))
+        while time.monotonic() < begun + timeout:
+            if self._link.wait(begun + timeout - time.monotonic()):
+                if any(one.channel == self.channel for one in self._link.receive()):
+                    return time.monotonic() - begun
+        return None
+
+    def close(self):
+        """A pooler gives the backend to others: leave nothing behind in it."""
+        for _attempt in range(20):
+            sql = 'UNLISTEN "%s"; SELECT pg_backend_pid()' % self.channel
+            if self._link.query(sql)[0][0] == self._pid:
+                return
+
+
+def _heard(door, notifier, timeout):
+    ear = Ear(door)
+    try:
+        return ear.hears(notifier, timeout)
+    finally:
+        ear.close()
+
+
+def check_pooled_mode(settings, pooled):
+    """Whether Odoo's own address is a pooler, and in which mode as far as can be told."""
+    name = "pooled mode"
+    if pooled is None:
+        return skipped(name, "there is no pooled connection")
+    behind = ""
+    if pooled.address:
+        behind = "; PostgreSQL says that it is at %s port %s" % (pooled.address, pooled.port)
+    try:
+        other = Link(
+            pooled.info, settings.connect_timeout_seconds, settings.connect_timeout_seconds
+        )
+        try:
+            lasts = _heard(pooled, other, LISTEN_SECONDS) is not None
+        finally:
+            other.close()
+    except Lost as exc:
+        return ok(name, "a pooler that refuses a LISTEN (%s)%s" % (exc, behind))
+    if not lasts:
+        return ok(name, "a pooler in transaction mode: a LISTEN through it is lost%s" % behind)
+    if pooled.pooler:
+        return ok(name, "a pooler in session mode: a LISTEN through it lasts%s" % behind)
+    return ok(name, "no pooler, but PostgreSQL itself")
+
+
+def check_pooler(direct, arrived):
+    """Whether the direct connection is one.
+
+    :param arrived: seconds that a NOTIFY took, or None if it did not arrive, False if unknown
+    """
+    name = "direct pooler"
+    if not direct.pooler:
+        return ok(name, "no pooler: backend pid %d" % direct.pid)
+    if arrived:
+        return ok(name, "a pooler in session mode, where a LISTEN lasts")
+    if arrived is False:
+        return skipped(name, "a pooler; its mode shows once NOTIFYs can be sent")
+    same = (direct.started, direct.database)
+    found = diagnosis.undelivered(direct.place, same, same, direct.pooler, LISTEN_SECONDS)
+    return failed(name, found.text, found.remedy)
+
+
+def check_server(pooled, direct):
+    """Whether the direct connection leads to the server and the database that NOTIFYs reach."""
+    name = "direct server"
+    if pooled is None:
+        return skipped(name, "a primary; which one NOTIFYs reach is not known")
+    if (direct.started, direct.database) == (pooled.started, pooled.database):
+        return ok(
+            name, 'the primary and the database "%s" that NOTIFYs reach' % direct.database
+        )
+    found = diagnosis.undelivered(
+        direct.place,
+        (direct.started, direct.database),
+        (pooled.started, pooled.database),
+        direct.pooler,
+        LISTEN_SECONDS,
+    )
+    text = found.text
+    system = direct.system()
+    if found.cause == "other server" and system is not None and system == pooled.system():
+        text += " (one is a copy of the other)"
+    return failed(name, text, found.remedy)
+
+
+def check_notify(settings, pooled, direct):
+    """:return: (seconds, None or False as in ``check_pooler``, Result)"""
+    name = "NOTIFY"
+    if pooled is None:
+        return False, skipped(name, "there is no pooled connection to send it on")
+    timeout = settings.probe_timeout_seconds
+    try:
+        seconds = _heard(direct, pooled.link, timeout)
+    except Lost as exc:
+        reason = str(exc)
+        return False, failed(name, reason, trouble.explain(reason)[1])
+    if seconds is not None:
+        text = "arrives through %s after %.1f ms" % (direct.place, seconds * 1000)
+        return seconds, ok(name, text)
+    found = diagnosis.undelivered(
+        direct.place,
+        (direct.started, direct.database),
+        (pooled.started, pooled.database),
+        direct.pooler,
+        timeout,
+    )
+    return None, failed(name, found.text, found.remedy)
+
+
+# -- TLS --------------------------------------------------------------------------------------
+
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # what a client of PostgreSQL's sends first
+
+
+def check_tls(info, door, timeout):
+    """How the direct connection is protected, and what the server's certificate says."""
+    name = "direct TLS"
+    if not info.get("host") or info["host"].startswith(("/", "@")):
+        return ok(name, "a local socket, which needs none")
+    mode = info.get("sslmode") or "prefer"
+    try:
+        offered, certificate = _certificate(info, timeout)
+    except (OSError, Lost, ValueError) as exc:
+        return skipped(name, "the certificate cannot be read: %s" % link.one_line(exc))
+    if not offered:
+        return ok(name, "not encrypted, the server offers none (sslmode is %s)" % mode)
+    if not door.pooler:
+        row = door.link.query(
+            "SELECT ssl, version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+        )
+        if row and not row[0][0]:
+            return ok(name, "not encrypted, though the server offers it (sslmode is %s)" % mode)
+        mode = "%s, %s" % (row[0][1], mode) if row else mode
+    text = "%s, certificate %s (sslmode %s)" % (
+        "encrypted",
+        "checked" if mode.endswith(("verify-ca", "verify-full")) else "not checked",
+        mode,
+    )
+    if certificate is None:
+        return ok(name, text)
+    subject, expires = certificate
+    text += "; it is for %s and expires on %s" % (subject, expires.date())
+    if expires - datetime.datetime.utcnow() < datetime.timedelta(days=EXPIRY_DAYS):
+        return warning(name, text, "Renew the server's certificate.")
+    return ok(name, text)
+
+
+def _certificate(info, timeout):
+    """Ask the server for TLS, as libpq does.
+
+    :return: (whether it offers TLS, None or (subject, datetime of expiry in UTC))
+    """
+    target = link.addresses(info)[0]
+    host, port = target.get("hostaddr") or target["host"], target.get("port") or 5432
+    with socket.create_connection((host, int(port)), timeout) as plain:
+        plain.sendall(SSL_REQUEST)
+        if plain.recv(1) != b"S":
+            return False, None
+        # Only looked at: whether it is to be trusted is libpq's to say, by sslmode.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with context.wrap_socket(plain, server_hostname=info["host"]) as secure:
+            encoded = secure.getpeercert(binary_form=True)
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.backends import default_backend
+    except ImportError:
+        return True, None  # Odoo brings it along from series 16 on
+    read = x509.load_der_x509_certificate(encoded, default_backend())
+    expires = getattr(read, "not_valid_after_utc", None) or read.not_valid_after
+    names = [attribute.value for attribute in read.subject]
+    return True, (", ".join(names) or "nobody", expires.replace(tzinfo=None))
+
+
+# -- how many ---------------------------------------------------------------------------------
+
+
+def instance():
+    """How many connections this configuration can open at most.
+
+    :return: (through Odoo's own address, listeners)
+    """
+    cron = _number("max_cron_threads", 2)
+    pool = _number("db_maxconn", 64)
+    workers = _number("workers", 0)
+    listeners = 1 + cron
+    if workers:  # every cron thread is a process then, and websockets have one
+        own = (workers + cron) * pool + (_number("db_maxconn_gevent", 0) or pool)
+    else:
+        own = pool
+    # Each listener's attendant opens a connection for a moment.
+    return own + listeners, listeners
+
+
+def _number(name, default):
+    try:
+        return int(config.get(name))
+    except (TypeError, ValueError):
+        return default
+
+
+def _console(settings):
+    """What PgBouncer's console says of its pools: dict, or str why it was not asked."""
+    info = dict(settings.pooled(), dbname="pgbouncer")
+    try:
+        console = Link(info, settings.connect_timeout_seconds, settings.connect_timeout_seconds)
+        try:
+            return {row[0]: row[1] for row in console.query("SHOW CONFIG")}
+        finally:
+            console.close()
+    except Lost:
+        return "the pooler's console may not be asked as %s" % info.get("user")
+
+
+def check_connections(settings, pooled, direct):
+    """Whether there is room for what this instance can open, through and past the pooler."""
+    name = "connections"
+    allowed, reserved, held, of_role, role_limit = direct.link.query(
+        "SELECT current_setting('max_connections')::int,"
+        " current_setting('superuser_reserved_connections')::int,"
+        " (SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL),"
+        " (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user),"
+        " (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user)"
+    )[0]
+    own, listeners = instance()
+    text = "the server allows %d and holds %d; this instance opens at most %d directly" % (
+        allowed,
+        held,
+        listeners,
+    )
+    text += " and %d through %s" % (own, link.place(settings.pooled()))
+    problems = []
+    if listeners > allowed - reserved - held + of_role:
+        problems.append("the listeners may not find room")
+    if role_limit is not None and 0 <= role_limit < listeners:
+        problems.append("the role %s is allowed %d" % (direct.user, role_limit))
+    pools = _console(settings) if pooled is not None and pooled.pooler else None
+    if pools is None:
+        if pooled is not None and own > allowed - reserved:
+            problems.append("without a pooler that is more than the server allows")
+    elif isinstance(pools, str):
+        text += " (%s)" % pools
+    else:
+        clients = _of(pools, "max_client_conn")
+        text += ", which lets %s in and opens %s + %s for each database" % (
+            clients,
+            _of(pools, "default_pool_size"),
+            _of(pools, "reserve_pool_size"),
+        )
+        if clients and own > clients:
+            problems.append("the pooler lets fewer in")
+    if problems:
+        remedy = trouble.explain("too many connections")[1]
+        return warning(name, "%s: %s" % (text, ", ".join(problems)), remedy)
+    return ok(name, text)
+
+
+def _of(pools, name):
+    value = pools.get(name) or ""
+    return int(value) if value.isdigit() else 0

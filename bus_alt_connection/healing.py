@@ -1,0 +1,223 @@
+# License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
+"""What happens around the listening connection, all of it on Odoo's pooled path.
+
+* After each connect a probe: a NOTIFY that takes the pooled path, as all of Odoo's do, has to
+  arrive at the listener. It proves that both reach the same database, and that the pooled path
+  serves again.
+* Then the catch-up: what was notified while nobody listened is in the table, so everyone who
+  waits is woken once, spread out.
+* While there is no proven listener, the table is asked for news on a slow clock.
+"""
+
+import random
+import threading
+import time
+
+import psycopg2
+
+from . import diagnosis
+from .link import Link, Lost
+
+
+class Attendant(threading.Thread):
+    """Attends one listener.
+
+    :param listener: a ``listener.Listener``
+    """
+
+    # While something is to be done that the pooled path refuses, it is tried this often (seconds).
+    RETRY_SECONDS = 0.2
+    # A database that refuses this long is woken all the same: when in doubt, wake.
+    PATIENCE_SECONDS = 120
+    # How long after a loss the slow clock starts: most losses are mended before.
+    GRACE_SECONDS = 1.0
+
+    def __init__(self, listener):
+        super(Attendant, self).__init__(name=listener.name + ".attendant")
+        self.daemon = True
+        self._listener = listener
+        self._settings = listener.settings
+        self._caught_up = None  # the session whose catch-up is done
+        self._news = {}  # database -> News, while degraded
+        self._news_at = 0.0
+        self._probe_at = 0.0
+
+    def run(self):
+        while not self._listener.stopping:
+            try:
+                pause = self._attend()
+            except (Lost, psycopg2.Error):
+                # The pooled path is dark. It concerns all of Odoo, which says so itself.
+                pause = self.RETRY_SECONDS
+            except Exception:  # a defect of this addon must not silence the bus
+                self._listener.trouble.defect("The %s listener's attendant failed and goes on")
+                pause = self._settings.poll_seconds
+            self._listener.wait_for_change(pause)
+
+    def _attend(self):
+        """Do what is due.
+
+        :return: seconds until something may be due again, None for a change only
+        :raises Lost: if the pooled path is dark
+        """
+        session = self._listener.session
+        if session is not None and not session.proven and time.monotonic() >= self._probe_at:
+            self._probe(session)
+        if session is None or not session.proven:
+            return self._ask_for_news()
+        if self._caught_up is not session:
+            self._catch_up(session)
+            self._caught_up = session
+        self._news.clear()
+        return None
+
+    def _pooled(self, database=None):
+        """:return: a Link on Odoo's own address"""
+        return Link(
+            self._settings.pooled(database),
+            tcp_timeout=self._settings.connect_timeout_seconds,
+            timeout=self._settings.connect_timeout_seconds,
+        )
+
+    # -- the probe ----------------------------------------------------------------------------
+
+    def _probe(self, session):
+        listener, pooled = self._listener, self._pooled()
+        try:
+            token = "probe %016x" % random.getrandbits(64)
+            session.expect(token)
+            database, started = pooled.query(
+                "SELECT current_database(), pg_postmaster_start_time()::text,"
+                " pg_notify(%s, %s)",
+                (listener.private, token),
+            )[0][:2]
+        finally:
+            pooled.close()
+        deadline = time.monotonic() + self._settings.probe_timeout_seconds
+        while not session.proven and listener.session is session:
+            if time.monotonic() >= deadline:
+                self._probe_at = time.monotonic() + self._settings.poll_seconds
+                self._misrouted(session, database, started)
+                return
+            listener.wait_for_change(deadline - time.monotonic())
+        if session.proven:
+            listener.trouble.over()
+
+    def _misrouted(self, session, database, started):
+        """Say what keeps the NOTIFYs from the listener, and what to change."""
+        found = diagnosis.undelivered(
+            session.place,
+            listening=(session.server_started, session.database),
+            notifying=(started, database),
+            pooler=session.pooler,
+            seconds=self._settings.probe_timeout_seconds,
+        )
+        self._listener.trouble.misrouted(
+            found,
+            "%s. %s. Until then the bus is asked for news every %g s."
+            % (found.text, found.remedy, self._settings.poll_seconds),
+        )
+
+    # -- the catch-up -------------------------------------------------------------------------
+
+    def _catch_up(self, session):
+        """Wake everyone who waits, database by database, once the pooled path serves it."""
+        waiting = self._listener.owner.waiting()
+        give_up = time.monotonic() + self.PATIENCE_SECONDS
+        while waiting and self._listener.session is session and not self._listener.stopping:
+            for database in list(waiting):
+                if self._serves(database) or time.monotonic() > give_up:
+                    self._wake(waiting.pop(database))
+            if waiting:
+                self._listener.wait_for_change(self.RETRY_SECONDS)
+
+    def _serves(self, database):
+        """Whether the pooled path answers. A subscriber that is woken before would be cut off."""
+        try:
+            pooled = self._pooled(database)
+            try:
+                pooled.query("SELECT 1")
+                return True
+            finally:
+                pooled.close()
+        except Lost:
+            return False
+
+    def _wake(self, wakers):
+        """Call each, in random order, at the rate that the settings allow."""
+        random.shuffle(wakers)
+        batch = max(1, self._settings.wakeups_per_second // 20)
+        for index, wake in enumerate(wakers, 1):
+            wake()
+            self._listener.woken += 1
+            if index % batch == 0:
+                time.sleep(0.05)  # spreads the load, nothing is awaited
+
+    # -- the slow clock -----------------------------------------------------------------------
+
+    def _ask_for_news(self):
+        """:return: seconds until it is to be called again"""
+        now = time.monotonic()
+        lost_at = self._listener.lost_at
+        if lost_at is not None and now < lost_at + self.GRACE_SECONDS:
+            return lost_at + self.GRACE_SECONDS - now
+        if now >= self._news_at:
+            self._news_at = now + self._settings.poll_seconds
+            owner = self._listener.owner
+            for database, wakers in owner.waiting().items():
+                self._ask(owner, database, wakers)
+        return min(self._settings.poll_seconds, max(0.05, self._news_at - time.monotonic()))
+
+    def _ask(self, owner, database, wakers):
+        if not owner.table or database is None:
+            if self._serves(database):
+                self._wake(wakers)
+            return
+        first = database not in self._news
+        news = self._news.setdefault(database, News(owner.table))
+        try:
+            pooled = self._pooled(database)
+        except Lost:
+            return  # dark as well; nothing could be served
+        try:
+            channels = news.channels(pooled)
+        finally:
+            pooled.close()
+        if first:  # nobody knows how long nothing arrived
+            self._wake(wakers)
+        elif channels:
+            owner.news(channels)
+
+
+class News(object):
+    """The rows that a table of notifications gained.
+
+    :param str table: its name
+    """
+
+    # A transaction may commit a lower id after a higher one was seen; so long it is looked for.
+    OVERLAP_SECONDS = 30
+
+    def __init__(self, table):
+        self._table = table
+        self._floor = None
+        self._seen = {}  # id -> time.monotonic() when it was first seen
+
+    def channels(self, pooled):
+        """:return: list of str, the ``channel`` of each row that is new since the last call"""
+        now = time.monotonic()
+        if self._floor is None:
+            self._floor = pooled.query("SELECT coalesce(max(id), 0) FROM %s" % self._table)[0][0]
+            return []
+        rows = pooled.query(
+            "SELECT id, channel FROM %s WHERE id > %%s ORDER BY id" % self._table, (self._floor,)
+        )
+        fresh = [channel for number, channel in rows if number not in self._seen]
+        for number, _channel in rows:
+            if now - self._seen.setdefault(number, now) < self.OVERLAP_SECONDS:
+                break
+            self._floor = number
+        for number, _channel in rows:
+            self._seen.setdefault(number, now)
+        self._seen = {number: at for number, at in self._seen.items() if number > self._floor}
+        return fresh

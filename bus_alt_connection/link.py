@@ -1,0 +1,212 @@
+# License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
+"""One connection to PostgreSQL that never blocks the process it runs in.
+
+psycopg2 in its asynchronous mode, driven by ``poll``: in a thread only that thread waits, and in
+the evented process, where Odoo has gevent patch ``select`` and ``socket``, only that greenlet.
+Host names are resolved here and not by libpq, which would resolve them in C and stall every
+websocket of the evented process. One user at a time; nothing here knows Odoo's bus.
+"""
+
+import errno
+import os
+import select
+import socket
+import time
+
+import psycopg2
+from psycopg2 import extensions
+
+
+class Lost(Exception):
+    """The connection could not be made, or is gone; the message is one line without secrets."""
+
+
+class Stopped(Exception):
+    """The one who waits was told to end."""
+
+
+def wait(reading, writing, timeout):
+    """Wait until a file descriptor is ready.
+
+    :param list reading: file descriptors to read from
+    :param list writing: file descriptors to write to
+    :param float timeout: seconds
+    :return: set of the file descriptors that are ready, empty after the timeout
+    """
+    if not hasattr(select, "poll"):  # Windows
+        readable, writable, _ = select.select(reading, writing, [], max(timeout, 0))
+        return set(readable) | set(writable)
+    poller = select.poll()
+    for fileno in reading:
+        poller.register(fileno, select.POLLIN)
+    for fileno in writing:
+        poller.register(fileno, select.POLLOUT)
+    return {fileno for fileno, _ in poller.poll(max(timeout, 0) * 1000)}
+
+
+def one_line(error):
+    """An error's first line; libpq adds hints below. No message of libpq's names a password."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def addresses(info):
+    """Resolve ``host`` in Python: gevent makes this a thread of its own, libpq would not.
+
+    :param dict info: libpq keywords
+    :return: list of libpq keywords, one an address, each with ``hostaddr`` if it needs one
+    :raises Lost: if the name is unknown
+    """
+    host = info.get("host") or os.environ.get("PGHOST")
+    if not host or host.startswith(("/", "@")):
+        return [info]
+    try:
+        found = socket.getaddrinfo(host, info.get("port") or None, 0, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as exc:
+        raise Lost("could not resolve host name %s: %s" % (host, one_line(exc)))
+    unique = []
+    for address in found:
+        if address[4][0] not in unique:
+            unique.append(address[4][0])
+    return [dict(info, host=host, hostaddr=address) for address in unique]
+
+
+def place(info):
+    """Where a connection goes, for people: ``host:port/database as user``."""
+    host = info.get("host") or os.environ.get("PGHOST") or "the local socket"
+    shown = "[%s]" % host if ":" in host else host
+    return "%s:%s/%s as %s" % (
+        shown,
+        info.get("port") or os.environ.get("PGPORT") or 5432,
+        info.get("dbname"),
+        info.get("user") or os.environ.get("PGUSER") or "the system's user",
+    )
+
+
+class Link(object):
+    """An open connection.
+
+    :param dict info: libpq keywords, one host
+    :param float tcp_timeout: seconds until the host has to answer at all
+    :param float timeout: seconds until the connection has to be ready
+    :param wakeup: a file descriptor; the moment it is readable, every wait ends with Stopped
+    :raises Lost: with the reason
+    """
+
+    def __init__(self, info, tcp_timeout, timeout, wakeup=None):
+        self._wakeup = [] if wakeup is None else [wakeup]
+        self._connection = self._cursor = None
+        self.timeout = timeout
+        problem = None
+        for target in addresses(info):
+            try:
+                self._connect(target, tcp_timeout)
+                return
+            except Lost as exc:
+                problem = problem or exc
+        raise problem
+
+    def _connect(self, info, tcp_timeout):
+        begun = time.monotonic()
+        try:
+            self._connection = psycopg2.connect(async_=1, client_encoding="UTF8", **info)
+            # An unreachable host is given up early: the next attempt is what finds it again.
+            self._drive(begun + self.timeout, begun + tcp_timeout)
+            if self._connection.get_parameter_status("server_encoding") == "SQL_ASCII":
+                # Such a server sends any bytes, and psycopg2 silently drops what it cannot
+                # decode, with all that came behind it. Every byte is a letter in LATIN1.
+                self.close()
+                latin = dict(info, client_encoding="LATIN1")
+                self._connection = psycopg2.connect(async_=1, **latin)
+                self._drive(time.monotonic() + self.timeout)
+        except BaseException as exc:
+            self.close()
+            if isinstance(exc, psycopg2.Error):
+                raise Lost(one_line(exc))
+            raise
+
+    def _drive(self, deadline, first_deadline=None):
+        """Wait until the connection is idle again, at most until the deadline."""
+        try:
+            while True:
+                state = self._connection.poll()
+                if state == extensions.POLL_OK:
+                    return
+                writing = state == extensions.POLL_WRITE
+                limit = deadline if first_deadline is None else min(deadline, first_deadline)
+                if not self.wait(limit - time.monotonic(), writing):
+                    raise Lost("no answer in time (timeout)")
+                first_deadline = None
+        except psycopg2.Error as exc:
+            raise Lost(one_line(exc))
+
+    def wait(self, timeout, writing=False):
+        """Wait for the server.
+
+        :param float timeout: seconds
+        :return: True if there is something to read (or room to write), False after the timeout
+        :raises Stopped: if the one who waits was told to end
+        :raises Lost: if the connection is gone
+        """
+        if self._connection.notifies and not writing:
+            return True  # came along with the answer to a statement
+        try:
+            fileno = self._connection.fileno()
+        except psycopg2.Error as exc:
+            raise Lost(one_line(exc))
+        try:
+            ready = wait(
+                self._wakeup + ([] if writing else [fileno]),
+                [fileno] if writing else [],
+                timeout,
+            )
+        except OSError as exc:
+            if exc.errno == errno.EINTR:
+                return False
+            raise Lost(one_line(exc))
+        if self._wakeup and self._wakeup[0] in ready:
+            raise Stopped()
+        return fileno in ready
+
+    def send(self, sql, parameters=None):
+        """Begin a statement whose result nobody needs."""
+        try:
+            # Kept until the next one: psycopg2 fails if it is gone before the result is there.
+            self._cursor = self._connection.cursor()
+            self._cursor.execute(sql, parameters)
+            self._connection.poll()  # hands it to the kernel, and may well read the answer
+        except psycopg2.Error as exc:
+            raise Lost(one_line(exc))
+
+    def query(self, sql, parameters=None):
+        """Run a statement.
+
+        :return: list of rows, of the last statement if there are several; [] if it has none
+        :raises Lost: on any error, the server's refusal of the statement included
+        """
+        self.send(sql, parameters)
+        self._drive(time.monotonic() + self.timeout)
+        return self._cursor.fetchall() if self._cursor.description else []
+
+    def receive(self):
+        """Take what has arrived.
+
+        :return: list of psycopg2 ``Notify``
+        :raises Lost: if the connection is gone
+        """
+        try:
+            self._connection.poll()
+        except psycopg2.Error as exc:
+            raise Lost(one_line(exc))
+        arrived = list(self._connection.notifies)
+        del self._connection.notifies[:]
+        return arrived
+
+    @property
+    def backend_pid(self):
+        """The process id that the other side claims (a pooler invents one)."""
+        return self._connection.get_backend_pid()
+
+    def close(self):
+        if self._connection is not None and not self._connection.closed:
+            self._connection.close()

@@ -1,0 +1,374 @@
+# License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
+"""The listener: holds the one direct connection, and replaces it whenever it is lost.
+
+Contract: whatever happens to PostgreSQL, the network or the settings, ``Listener`` goes on trying
+and the loop that waits on its ``Mailbox`` never sees an error. A NOTIFY is only ever a hint that
+the table has news; what was missed is found by ``healing``.
+
+Two detectors find a loss, independent of each other: TCP (``keepalives*``, ``tcp_user_timeout``)
+and a heartbeat, a NOTIFY to itself on a private channel, which proves all that a notification
+needs: network, server, LISTEN.
+"""
+
+import collections
+import logging
+import os
+import random
+import socket
+import threading
+import time
+
+import psycopg2
+from psycopg2 import extensions
+
+import odoo
+
+from . import link
+from .healing import Attendant
+from .link import Link, Lost, Stopped
+from .settings import Invalid, Settings
+from .trouble import Trouble
+
+_logger = logging.getLogger(__name__)
+
+BEAT = "beat"  # a heartbeat's payload on the private channel
+
+
+class Mailbox(object):
+    """What upstream's loop gets as its connection: ``fileno``, ``poll`` and ``notifies``.
+
+    ``deliver`` may be called from any thread; the rest belongs to the loop.
+    """
+
+    def __init__(self, on_close):
+        self.notifies = []  # psycopg2 Notify, as on a psycopg2 connection
+        self.closed = 0
+        self._on_close = on_close
+        self._arrived = collections.deque()
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._signalled = False
+
+    def deliver(self, notification):
+        """Hand a psycopg2 ``Notify`` to the loop and wake it."""
+        self._arrived.append(notification)
+        self.wake()
+
+    def wake(self):
+        """Make the loop go round once."""
+        if self._signalled:
+            return  # one byte is enough for all that arrives before the loop looks
+        self._signalled = True
+        try:
+            self._writer.send(b".")
+        except OSError:
+            pass  # the loop has closed the mailbox, or has bytes enough to read
+
+    def fileno(self):
+        return self._reader.fileno()
+
+    def poll(self):
+        """Move what has arrived to ``notifies``.
+
+        :raises psycopg2.InterfaceError: if it is closed, as a psycopg2 connection does
+        """
+        if self.closed:
+            raise psycopg2.InterfaceError("connection already closed")
+        try:
+            while self._reader.recv(64):
+                pass
+        except OSError:
+            pass  # drained
+        # In this order: what arrives from here on is signalled anew.
+        self._signalled = False
+        while self._arrived:
+            self.notifies.append(self._arrived.popleft())
+        return extensions.POLL_OK
+
+    def close(self):
+        if not self.closed:
+            self.closed = 1
+            self._on_close()
+            self._reader.close()
+            self._writer.close()
+
+
+class Backoff(object):
+    """How long from the begin of one attempt to the next: at once, then slower, with jitter.
+
+    :param float longest: seconds; a thousand listeners of one server are spread over this time
+    """
+
+    FIRST = 0.05  # seconds, after the attempt that is made at once
+
+    def __init__(self, longest):
+        self.longest = longest
+        self._attempts = 0
+
+    def reset(self):
+        self._attempts = 0
+
+    def next(self):
+        """:return: seconds"""
+        self._attempts += 1
+        if self._attempts == 1:
+            return 0.0
+        ceiling = min(self.longest, self.FIRST * 2 ** min(self._attempts - 2, 16))
+        return random.uniform(ceiling / 2, ceiling)
+
+
+class Listener(threading.Thread):
+    """Keeps one LISTENing connection.
+
+    :param owner: whose listener it is, see ``dispatcher.Bus`` and ``cron.Cron``
+    """
+
+    # A connection that lived this long was a good one: the next attempt is made at once.
+    GOOD_SECONDS = 5.0
+
+    def __init__(self, owner):
+        super(Listener, self).__init__(name="bus_alt_connection.%s" % owner.name)
+        self.daemon = True
+        self.owner = owner
+        owner.listener = self
+        self.settings = Settings()
+        self.trouble = Trouble(owner.name)
+        self.mailbox = Mailbox(on_close=self.stop)
+        self.channels = []
+        self.private = "bus_alt_connection_%s" % "".join(random.sample("abcdefghijklmnop", 12))
+        self.session = None  # the connection in force: a Session, or None while there is none
+        self.lost_at = time.monotonic()  # since when there is no session, or None
+        self.connections = 0
+        self.received = 0
+        self.woken = 0  # who waits, by the attendant
+        self.degraded_since = time.monotonic()  # since when nothing is proven, or None
+        self.degraded_seconds = 0.0  # in all, until degraded_since
+        self.last_received = None
+        self.round_trip = None  # seconds, of the latest heartbeat
+        self._reader, self._writer = socket.socketpair()
+        self.changed = threading.Event()
+        self._stopping = False
+
+    # -- what the loop's thread calls ---------------------------------------------------------
+
+    def listen(self, channel):
+        """Begin to listen; what arrives is found in the mailbox."""
+        self.channels.append(channel)
+        if not self.is_alive():
+            self.start()
+
+    def stop(self):
+        """End, without waiting for it."""
+        self._stopping = True
+        self.changed.set()
+        try:
+            self._writer.send(b".")
+        except OSError:
+            pass  # it has ended already
+
+    # -- what the attendant calls -------------------------------------------------------------
+
+    @property
+    def stopping(self):
+        return self._stopping
+
+    def wait_for_change(self, timeout):
+        """Wait until the session comes, goes or proves itself, or until the timeout (seconds)."""
+        self.changed.wait(timeout)
+        self.changed.clear()
+
+    # -- the thread ---------------------------------------------------------------------------
+
+    def run(self):
+        Attendant(self).start()
+        backoff = Backoff(self.settings.retry_max_seconds)
+        try:
+            while not self._stopping:
+                begun = time.monotonic()
+                try:
+                    self._hold_a_session()
+                except Stopped:
+                    break
+                except (Lost, Invalid) as exc:
+                    self.trouble.lost(exc, had_one=self.lost_at > begun)
+                except Exception:  # a defect of this addon must not silence the bus
+                    self.trouble.defect("The %s listener failed and is started again")
+                if time.monotonic() - begun > self.GOOD_SECONDS:
+                    backoff.reset()
+                pause = begun + backoff.next() - time.monotonic()
+                if pause > 0 and link.wait([self._reader.fileno()], [], pause):
+                    break
+        finally:
+            self._reader.close()
+            self._writer.close()
+
+    def _hold_a_session(self):
+        """Connect, LISTEN, and pass on what arrives until the connection is lost."""
+        session = self._connect()
+        try:
+            self.session = session
+            self._report_connection(session)
+            self.changed.set()
+            session.serve()
+        except Lost as exc:
+            raise Lost("%s: %s" % (session.place, exc))
+        finally:
+            self.session = None
+            self.lost_at = time.monotonic()
+            if self.degraded_since is None:
+                self.degraded_since = self.lost_at
+            self.changed.set()
+            session.close()
+
+    def _connect(self):
+        """:return: a Session on the first host that takes a LISTEN"""
+        problem = None
+        for info in self.settings.direct():
+            try:
+                return Session(self, info)
+            except Lost as exc:
+                problem = problem or Lost("%s: %s" % (link.place(info), exc))
+        raise problem
+
+    def _report_connection(self, session):
+        since, self.lost_at = self.lost_at, None
+        self.trouble.over()
+        if self.connections == 0:
+            _logger.info("The %s listener is connected to %s.", self.owner.name, session)
+        else:
+            _logger.info(
+                "The %s listener is back, connected to %s, after %.2f s.",
+                self.owner.name,
+                session,
+                time.monotonic() - since,
+            )
+        self.connections += 1
+
+    def proved(self):
+        """A NOTIFY that took the pooled path has arrived: the bus is not degraded any more."""
+        if self.degraded_since is not None:
+            self.degraded_seconds += time.monotonic() - self.degraded_since
+            self.degraded_since = None
+        self.changed.set()
+
+    def arrived(self, notification):
+        """Pass on one notification of a channel that upstream listens to."""
+        self.received += 1
+        self.last_received = time.monotonic()
+        try:
+            payload = self.owner.accept(notification.payload)
+        except (ValueError, RecursionError):
+            self.trouble.bad_payload(notification.channel, notification.payload)
+            return
+        if payload is not None:
+            self.deliver(notification.channel, payload)
+
+    def deliver(self, channel, payload):
+        """Hand a payload to upstream's loop, as if it had arrived."""
+        self.mailbox.deliver(extensions.Notify(0, channel, payload))
+
+
+class Session(object):
+    """One connection's life as a listener, from LISTEN until it is lost.
+
+    :raises Lost: if it cannot be made, or LISTEN is not possible there
+    """
+
+    def __init__(self, listener, info):
+        self._listener = listener
+        self._settings = listener.settings
+        self._link = Link(
+            dict(info, **self._tcp()),
+            tcp_timeout=self._settings.tcp_timeout_seconds,
+            timeout=self._settings.connect_timeout_seconds,
+            wakeup=listener._reader.fileno(),
+        )
+        self.place = link.place(info)
+        self.proven = False  # a NOTIFY that took the pooled path has arrived here
+        self._expected = {}  # payload on the private channel -> time.monotonic() when it was sent
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def __str__(self):
+        via = "through a pooler" if self.pooler else "backend pid %s" % self.backend_pid
+        return "%s (%s)" % (self.place, via)
+
+    def _tcp(self):
+        timeout = self._settings.heartbeat_timeout_seconds
+        options = {
+            "application_name": "bus_alt_connection %s %s %d"
+            % (self._listener.owner.name, "evented" if odoo.evented else "odoo", os.getpid()),
+            "keepalives": 1,
+            "keepalives_idle": max(1, int(self._settings.heartbeat_seconds)),
+            "keepalives_interval": max(1, int(timeout / 3)),
+            "keepalives_count": 3,
+        }
+        if extensions.libpq_version() >= 120000:
+            options["tcp_user_timeout"] = int(timeout * 1000)
+        return options
+
+    def _prepare(self):
+        row = self._link.query(
+            "SELECT pg_backend_pid(), pg_is_in_recovery(), current_database(),"
+            " pg_postmaster_start_time()::text"
+        )[0]
+        self.backend_pid, in_recovery, self.database, self.server_started = row
+        if in_recovery:
+            raise Lost("the server is a standby (in recovery mode), where LISTEN is impossible")
+        # A pooler answers with a process id of its own making.
+        self.pooler = self.backend_pid != self._link.backend_pid
+        if not self.pooler:
+            # Unknown to PostgreSQL before 14. Left alone on a pooler's connection, which others use.
+            self._link.query(
+                "SELECT set_config(name, '0', false) FROM pg_settings"
+                " WHERE name = 'idle_session_timeout'"
+            )
+        names = [self._listener.private] + self._listener.channels
+        self._link.query("".join('LISTEN "%s";' % name.replace('"', '""') for name in names))
+
+    def serve(self):
+        """Pass on what arrives, and see that heartbeats come back.
+
+        :raises Lost: once the connection is lost
+        """
+        every = self._settings.heartbeat_seconds
+        longest = self._settings.heartbeat_timeout_seconds
+        beat_at = time.monotonic() + every
+        while True:
+            beating = self._expected.get(BEAT)
+            due = beat_at if beating is None else beating + longest
+            # Read before judging: this process itself may have been stopped for a while.
+            if self._link.wait(due - time.monotonic()) or self._link.wait(0):
+                self._receive()
+            elif beating is not None:
+                raise Lost("no heartbeat came back within %g s, the path is silent" % longest)
+            if BEAT not in self._expected and time.monotonic() >= beat_at:
+                self.expect(BEAT)
+                self._link.send("SELECT pg_notify(%s, %s)", (self._listener.private, BEAT))
+                beat_at = time.monotonic() + every
+
+    def _receive(self):
+        for notification in self._link.receive():
+            if notification.channel != self._listener.private:
+                self._listener.arrived(notification)
+            elif notification.payload in self._expected:
+                self._came_back(notification.payload)
+
+    def _came_back(self, payload):
+        sent = self._expected.pop(payload)
+        if payload == BEAT:
+            self._listener.round_trip = time.monotonic() - sent
+        else:
+            self.proven = True
+            self._listener.proved()
+
+    def expect(self, payload):
+        """Say that a NOTIFY with this payload is about to be sent on the private channel."""
+        self._expected[payload] = time.monotonic()
+
+    def close(self):
+        self._link.close()

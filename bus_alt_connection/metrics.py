@@ -1,0 +1,141 @@
+# License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
+"""Prometheus metrics of the listeners, if ``imdispatcher_metrics_port`` is set.
+
+One process of a server can have the port: the one that serves websockets, which is the evented
+process, or the threaded server. What goes wrong here is one log line and nothing else.
+"""
+
+import logging
+import threading
+import time
+
+import odoo
+from odoo.tools import config
+
+from . import status
+from .settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+_lock = threading.Lock()
+_begun = False
+
+
+def serve():
+    """Serve the metrics from now on, if this process is to and does not do it already."""
+    global _begun
+    if not odoo.evented and config["workers"]:
+        return  # a cron or HTTP worker, or their parent
+    with _lock:
+        if _begun:
+            return
+        _begun = True
+    settings = Settings()
+    if settings.metrics_port is None:
+        return
+    address = "%s port %d" % (settings.metrics_host, settings.metrics_port)
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server
+    except ImportError:
+        _logger.error(
+            "No metrics: imdispatcher_metrics_port is set, but Python has no prometheus_client."
+            " Install it for the Python that runs Odoo."
+        )
+        return
+    try:
+        # A registry of its own: what others in this process register is not ours to publish.
+        registry = CollectorRegistry()
+        registry.register(Collector())
+        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    except Exception as exc:
+        _logger.error(
+            "No metrics: %s cannot be served (%s). Set imdispatcher_metrics_port to a free port.",
+            address,
+            exc,
+        )
+        return
+    _logger.info("Metrics are served on %s.", address)
+
+
+def _heard_at(listener):
+    last = listener.last_received
+    return None if last is None else time.time() - (time.monotonic() - last)
+
+
+def _degraded(listener):
+    since = listener.degraded_since  # read once: another thread sets it
+    return listener.degraded_seconds + (0 if since is None else time.monotonic() - since)
+
+
+# Name without "bus_alt_connection_", what it says, how it is read, and how those of several cron
+# threads become one. A total is a counter, the others are gauges; None is left out.
+METRICS = (
+    (
+        "connected",
+        "1 while notifications are known to arrive, else 0.",
+        lambda listener: int(status.listening(listener)),
+        min,
+    ),
+    (
+        "reconnects_total",
+        "Connections that were made after the first.",
+        lambda listener: max(0, listener.connections - 1),
+        sum,
+    ),
+    (
+        "degraded_seconds_total",
+        "Time in which notifications were not known to arrive.",
+        _degraded,
+        sum,
+    ),
+    (
+        "notifications_received_total",
+        "Notifications that PostgreSQL sent.",
+        lambda listener: listener.received,
+        sum,
+    ),
+    (
+        "malformed_total",
+        "Notifications that were left out because they cannot be read.",
+        lambda listener: listener.trouble.malformed,
+        sum,
+    ),
+    (
+        "wakeups_total",
+        "Subscribers that were woken without a notification, to look for what they missed.",
+        lambda listener: listener.woken,
+        sum,
+    ),
+    (
+        "heartbeat_round_trip_seconds",
+        "How long the latest heartbeat took to PostgreSQL and back.",
+        lambda listener: listener.round_trip,
+        max,
+    ),
+    (
+        "last_notification_timestamp_seconds",
+        "When the latest notification came, in seconds since 1970.",
+        _heard_at,
+        max,
+    ),
+)
+
+
+class Collector(object):
+    """Reads the listeners whenever Prometheus asks."""
+
+    def collect(self):
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        listeners = {}
+        for listener in status.listeners():
+            listeners.setdefault(listener.owner.name, []).append(listener)
+        for name, text, read, together in METRICS:
+            family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            metric = family("bus_alt_connection_" + name, text, labels=["listener"])
+            for owner in sorted(listeners):
+                values = [read(listener) for listener in listeners[owner]]
+                values = [value for value in values if value is not None]
+                if values:
+                    metric.add_metric([owner], together(values))
+            yield metric

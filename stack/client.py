@@ -1,0 +1,230 @@
+"""Clients of a running Odoo, as a browser is one, and senders of notifications.
+
+Contract: what a client received is in `received`, in order, with the time it came; `next` awaits the next one. A client
+whose connection is lost opens it again at once and asks for what came after its last id, as the web client does.
+Works with series 12 to 19: websockets since 16, long polling before.
+"""
+import json
+import queue
+import socket
+import threading
+import time
+from collections import namedtuple
+
+import requests
+import websocket
+
+# `at` is time.monotonic() and `clock` time.time() when it came
+Notification = namedtuple("Notification", "id payload at clock type")
+
+RETRY = 0.1
+
+
+class OdooError(Exception):
+    """The server answered with an error."""
+
+
+class Session:
+    """A user who is logged in."""
+
+    def __init__(self, odoo, database, login="admin", password="admin"):
+        self.odoo, self.database = odoo, database
+        self.http = requests.Session()
+        info = self.rpc("/web/session/authenticate", db=database, login=login, password=password)
+        if not info.get("uid"):
+            raise OdooError(f"{login} may not log in to {database}")
+        self.uid = info["uid"]
+        self.series = odoo.series
+
+    def rpc(self, route, _timeout=60, _base=None, **params):
+        answer = self.http.post((_base or self.odoo.url) + route, timeout=_timeout,
+                                json={"jsonrpc": "2.0", "method": "call", "id": 1, "params": params})
+        answer.raise_for_status()
+        answer = answer.json()
+        if "error" in answer:
+            error = answer["error"]
+            raise OdooError((error.get("data") or {}).get("message") or error.get("message"))
+        return answer.get("result")
+
+    def call_kw(self, model, method, *args, **kwargs):
+        return self.rpc("/web/dataset/call_kw", model=model, method=method, args=list(args), kwargs=kwargs)
+
+    def subscribe(self, channels, last=0):
+        """A client of this series' own kind."""
+        return (WebSocket if self.series[0] >= 16 else LongPolling)(self, channels, last)
+
+    def websocket(self, channels, last=0):
+        return WebSocket(self, channels, last)
+
+
+class Client:
+    """What both kinds share: a thread that reads, a list of what came, and a queue to await it."""
+
+    def __init__(self, session, channels, last=0):
+        self.session, self.channels, self.last = session, list(channels), last
+        self.received = []
+        self.opened = 0             # how often it had to connect
+        self.errors = []            # why
+        self.queue = queue.Queue()
+        self.closing = threading.Event()
+        self.subscribed = threading.Event()
+        self.thread = threading.Thread(target=self.run, name="client", daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.closing.is_set():
+            try:
+                self.opened += 1
+                self.listen()
+            except (OSError, ValueError, OdooError, requests.RequestException, websocket.WebSocketException) as exc:
+                self.errors.append(exc)
+            self.subscribed.clear()
+            self.closing.wait(RETRY)
+
+    def listen(self):
+        raise NotImplementedError
+
+    def take(self, messages):
+        at, clock = time.monotonic(), time.time()
+        for entry in messages:
+            message = entry["message"]
+            # since 15 a message is of a type and has a payload, before it was the payload itself
+            typed = isinstance(message, dict) and set(message) == {"type", "payload"}
+            payload, kind = (message["payload"], message["type"]) if typed else (message, None)
+            notification = Notification(entry["id"], payload, at, clock, kind)
+            self.last = max(self.last, notification.id)
+            self.received.append(notification)
+            self.queue.put(notification)
+
+    def next(self, timeout=10):
+        """The next notification, or None when none comes in time."""
+        try:
+            return self.queue.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def wait_subscribed(self, timeout=10):
+        if not self.subscribed.wait(timeout):
+            raise OdooError(f"not subscribed within {timeout} s: {self.errors[-1:] or 'no error'}")
+        return self
+
+    def close(self):
+        self.closing.set()
+        self.abort()
+        self.thread.join(10)
+
+    def abort(self):
+        """Cut the connection; an open client connects again."""
+        raise NotImplementedError
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
+class WebSocket(Client):
+    socket = None
+
+    def listen(self):
+        odoo = self.session.odoo
+        cookie = f"session_id={self.session.http.cookies.get('session_id')}"
+        # no User-Agent: Odoo checks the version of browsers only
+        self.socket = websocket.create_connection(
+            odoo.evented_url.replace("http", "ws", 1) + "/websocket", cookie=cookie, origin=odoo.url, timeout=10)
+        try:
+            self.socket.send(json.dumps(
+                {"event_name": "subscribe", "data": {"channels": self.channels, "last": self.last}}))
+            # Odoo does not answer a subscription. It answers a ping, and handles what came before it first.
+            self.socket.ping()
+            self.socket.settimeout(None)
+            while not self.closing.is_set():
+                code, frame = self.socket.recv_data_frame(control_frame=True)
+                if code == websocket.ABNF.OPCODE_PONG:
+                    self.subscribed.set()
+                elif code == websocket.ABNF.OPCODE_CLOSE:
+                    raise OdooError(f"closed by the server: {frame.data!r}")
+                elif code == websocket.ABNF.OPCODE_TEXT:
+                    self.take(json.loads(frame.data))
+        finally:
+            self.socket.shutdown()
+
+    def abort(self):
+        if self.socket and self.socket.sock:
+            try:
+                # closing alone would not wake the thread that reads
+                self.socket.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass    # the other side was quicker
+
+
+class LongPolling(Client):
+    def listen(self):
+        odoo = self.session.odoo
+        while not self.closing.is_set():
+            self.subscribed.set()
+            self.take(self.session.rpc("/longpolling/poll", _base=odoo.evented_url, channels=self.channels,
+                                       last=self.last, options={}) or [])
+
+    def abort(self):
+        self.session.http.close()
+
+
+class Sender:
+    """Sends notifications on one channel of one database: through Odoo, or as Odoo does."""
+
+    def __init__(self, session, pooler, channel="demo"):
+        self.session, self.pooler, self.channel = session, pooler, channel
+        self.database = session.database
+        self.series = session.series[0]
+        self.action = None
+        self.connection = None
+
+    def send_orm(self, payload):
+        """Through Odoo's own API, in a transaction of an HTTP worker that commits."""
+        if not self.action:
+            method, kind = ("_sendone", " 'bus_alt',") if self.series >= 15 else ("sendone", "")
+            model = self.session.call_kw("ir.model", "search", [["model", "=", "res.partner"]], limit=1)[0]
+            self.action = self.session.call_kw("ir.actions.server", "create", {
+                "name": "Send a notification", "model_id": model, "state": "code",
+                "code": f"env['bus.bus'].{method}(env.context['bus_channel'],{kind} env.context['bus_payload'])"})
+        self.session.call_kw("ir.actions.server", "run", [self.action],
+                             context={"bus_channel": self.channel, "bus_payload": payload})
+
+    def send_sql(self, payload):
+        """As Odoo does, without Odoo: insert, commit, and NOTIFY through the pooler. Returns the row's id."""
+        channel = [self.database, self.channel] if self.series >= 15 else self.channel
+        message = {"type": "bus_alt", "payload": payload} if self.series >= 15 else payload
+        if self.connection is None or self.connection.closed:
+            self.connection = self.pooler.connect(self.database)
+        with self.connection.cursor() as cr:        # autocommit: committed when execute returns
+            cr.execute("INSERT INTO bus_bus (channel, message, create_date, write_date, create_uid, write_uid) VALUES"
+                       " (%s, %s, now() at time zone 'UTC', now() at time zone 'UTC', 1, 1) RETURNING id",
+                       [compact(channel), compact(message)])
+            sent = cr.fetchone()[0]
+        self.notify(compact([channel]))
+        return sent
+
+    def notify(self, payload, channel="imbus"):
+        """NOTIFY as Odoo does it: on a short connection to `postgres`, through the pooler."""
+        connection = self.pooler.connect("postgres")
+        try:
+            connection.cursor().execute("SELECT pg_notify(%s, %s)", [channel, payload])
+        finally:
+            connection.close()
+
+    def close(self):
+        if self.connection:
+            self.connection.close()
+
+
+def compact(value):
+    return json.dumps(value, separators=(",", ":"))
+
+
+def commit_clock(postgres, database, ids):
+    """When PostgreSQL committed these rows of bus_bus: {id: time.time() of then}."""
+    rows = postgres.query("SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM bus_bus"
+                          " WHERE id = ANY(%s)", [list(ids)], dbname=database)
+    return dict(rows)

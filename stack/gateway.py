@@ -1,0 +1,63 @@
+"""One address for a browser, as nginx gives it in a deployment: websockets to the evented process, the rest to workers.
+
+Contract: the path of a connection's first request decides. Browsers open a connection of its own for a websocket; that
+is all this is for (a browser and `./dev demo --keep`), it is no web server.
+"""
+import asyncio
+import re
+import threading
+from urllib.parse import urlsplit
+
+from .process import free_port
+
+EVENTED = re.compile(rb"^\w+ /(websocket|longpolling/)")
+# answered per connection: a browser would send its long polls on the connection of something else
+CLOSE = (b"\r\n", b"\r\nConnection: close\r\n")
+
+
+class Gateway:
+    host = "127.0.0.1"
+
+    def __init__(self, odoo):
+        self.odoo = odoo
+        self.port = free_port()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="gateway", daemon=True)
+
+    @property
+    def url(self):
+        return f"http://{self.host}:{self.port}"
+
+    def __enter__(self):
+        self.thread.start()
+        serving = asyncio.start_server(self.serve, self.host, self.port)
+        asyncio.run_coroutine_threadsafe(serving, self.loop).result(10)
+        return self
+
+    def __exit__(self, *exc):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+
+    async def serve(self, reader, writer):
+        upstream = None
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if b"upgrade: websocket" not in head.lower():
+                head = re.sub(rb"\r\nConnection:[^\r]*", b"", head, flags=re.I).replace(*CLOSE, 1)
+            target = urlsplit(self.odoo.evented_url if EVENTED.match(head) else self.odoo.url)
+            incoming, upstream = await asyncio.open_connection(target.hostname, target.port)
+            upstream.write(head)
+            await asyncio.gather(self.pump(reader, upstream), self.pump(incoming, writer))
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass        # either side hung up, or Odoo is not there: the browser sees the connection closed
+        finally:
+            for end in (writer, upstream):
+                if end:
+                    end.close()
+
+    @staticmethod
+    async def pump(source, sink):
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+        sink.write_eof()

@@ -1,0 +1,106 @@
+"""Programs in the background, each in a process group of its own, ended by process id and never by name."""
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from .machine import StackError
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(done, timeout, failure):
+    """Ask `done` until it is true; raise `failure` (a text, or a function that makes it) after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not done():
+        if time.monotonic() > deadline:
+            raise StackError(failure() if callable(failure) else failure)
+        time.sleep(0.02)
+
+
+def children(pid):
+    """The ids of the processes that `pid` started and that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # the program's name, in parentheses, may hold anything
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+class Program:
+    """One program that runs until it is stopped. Its output goes to the file `log`."""
+
+    def __init__(self, name, log, run_as=None):
+        self.name = name
+        self.log = Path(log)
+        self.run_as = run_as
+        self.process = None
+
+    @property
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self):
+        return self.process.pid if self.process else None
+
+    def launch(self, command, env, cwd):
+        if self.running:
+            raise StackError(f"{self.name} runs already")
+        user = {"user": self.run_as[0], "group": self.run_as[1], "extra_groups": []} if self.run_as else {}
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([str(part) for part in command], env=env, cwd=cwd, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log, start_new_session=True, **user)
+
+    def signal(self, number):
+        if self.running:
+            os.kill(self.pid, number)
+
+    def wait(self, timeout):
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def end(self, number, timeout):
+        """Signal, wait, and end by force what is left, children included. Returns the seconds it took."""
+        if self.process is None:
+            return 0.0
+        before = time.monotonic()
+        self.signal(number)
+        self.wait(timeout)
+        took = time.monotonic() - before
+        self.end_by_force()
+        return took
+
+    def end_by_force(self):
+        if self.process is None:
+            return
+        # PostgreSQL's processes leave the group, so they are looked up before their parent is gone
+        left = children(self.pid) if self.running else []
+        for kill, target in [(os.killpg, self.pid), *((os.kill, child) for child in left)]:
+            try:
+                kill(target, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
+        self.process = None
+
+    def last_lines(self, count=3):
+        try:
+            lines = self.log.read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return " / ".join(line.strip() for line in lines[-count:]) or "it said nothing"

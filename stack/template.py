@@ -1,0 +1,91 @@
+"""A database with modules installed, kept in the cache as a dump, because Odoo takes half a minute to make one.
+
+Contract: `copy(name)` gives a database that Odoo made, through the pooler, with these modules, this Odoo and this
+PostgreSQL; none of it is older than any of them.
+"""
+import hashlib
+import os
+import shutil
+import uuid
+
+from .machine import say
+from .postgres import ODOO_USER, SUPERUSER
+from .process import wait_until
+
+
+class Template:
+    def __init__(self, stack, modules):
+        self.stack = stack
+        self.modules = tuple(modules)
+        self.name = "template_" + "_".join(self.modules)[:40]
+
+    def key(self):
+        command = self.stack.machine.odoo.command
+        script = os.stat(command[-1])
+        server = self.stack.postgres.query("SHOW server_version_num")[0][0]
+        parts = [command, script.st_mtime_ns, self.stack.machine.odoo.series, server, self.modules]
+        return "database-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+    def copy(self, name):
+        postgres = self.stack.postgres
+        if self.name not in self.stack.databases:
+            self.provide()
+            # a database with connections cannot be copied, and the pooler keeps its own open
+            wait_until(self.unused, 30, f"the database {self.name} is still in use: it cannot be copied")
+            self.stack.databases.add(self.name)
+        postgres.query(f'CREATE DATABASE "{name}" TEMPLATE "{self.name}" OWNER {ODOO_USER}')
+        # as Odoo does when it duplicates a database
+        postgres.query("UPDATE ir_config_parameter SET value = %s WHERE key = 'database.uuid'",
+                       [str(uuid.uuid4())], dbname=name)
+        if (self.filestore / self.name).is_dir():
+            shutil.copytree(self.filestore / self.name, self.filestore / name)
+
+    @property
+    def filestore(self):
+        return self.stack.odoo_data / "filestore"
+
+    def unused(self):
+        return not self.stack.postgres.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self.name])
+
+    def provide(self):
+        """The template in this stack's PostgreSQL: from the cache, or by Odoo and then into the cache."""
+        if os.environ.get("ODOO_HOME"):
+            self.install()      # a tree of one's own changes: what was installed from it is not kept
+            return
+        installed = []
+
+        def make(folder):
+            self.install()
+            self.save(folder)
+            installed.append(True)
+        folder = self.stack.machine.cache.made(self.key(), make)
+        if not installed:
+            self.load(folder)
+
+    def install(self):
+        say(f"Odoo installs {', '.join(self.modules)} through the pooler (half a minute, the first time)")
+        self.stack.odoo(name="odoo-install").create_database(self.name, self.modules)
+
+    def save(self, folder):
+        exchange = self.stack.postgres.folder / "template.dump"     # where the server's user may write
+        self.client_program("pg_dump", "--format=custom", "--compress=1", f"--file={exchange}", self.name)
+        shutil.move(exchange, folder / "dump")
+        if (self.filestore / self.name).is_dir():
+            shutil.copytree(self.filestore / self.name, folder / "filestore")
+
+    def load(self, folder):
+        postgres = self.stack.postgres
+        exchange = postgres.folder / "template.dump"
+        shutil.copyfile(folder / "dump", exchange)
+        exchange.chmod(0o644)
+        postgres.query(f'CREATE DATABASE "{self.name}" TEMPLATE template0 OWNER {ODOO_USER}')
+        self.client_program("pg_restore", "--jobs=2", f"--dbname={self.name}", exchange)
+        exchange.unlink()
+        if (folder / "filestore").is_dir():
+            shutil.copytree(folder / "filestore", self.filestore / self.name)
+
+    def client_program(self, name, *args):
+        postgres = self.stack.postgres
+        postgres.program(name, "--host", postgres.host, "--port", str(postgres.port), "--username", SUPERUSER, *args,
+                         PGPASSWORD=postgres.passwords[SUPERUSER])

@@ -1,0 +1,48 @@
+"""What PostgreSQL knows of the listeners, asked of the server and of nobody else."""
+from pathlib import Path
+
+from stack.process import children, wait_until
+
+# the addon names its connections so that a DBA knows them
+OURS = "bus_alt_connection"
+
+
+def direct(postgres, server, name=""):
+    """The backends of a server's listeners: rows of (pid, application_name, state, query)."""
+    pids = {str(pid) for pid in (server.pid, *children(server.pid))}
+    return [row for row in postgres.query(
+        "SELECT pid, application_name, state, query FROM pg_stat_activity WHERE application_name LIKE %s ORDER BY pid",
+        [f"{OURS} {name}%"]) if row[1].rsplit(" ", 1)[1] in pids]
+
+
+def wait_listening(postgres, server, name, count=1, timeout=20):
+    """Wait until so many listeners of this name LISTEN: their backends' pids."""
+    wait_until(lambda: len(direct(postgres, server, name)) == count, timeout,
+               lambda: f"not {count} listeners {name!r} but {direct(postgres, server, name)}")
+    return [row[0] for row in direct(postgres, server, name)]
+
+
+def backends_of(postgres, pids):
+    """The backends whose client is one of these processes of this machine, asked of the kernel."""
+    ports = client_ports(pids)
+    return postgres.query(
+        "SELECT pid, application_name, query FROM pg_stat_activity WHERE client_port = ANY(%s)", [list(ports)])
+
+
+def client_ports(pids):
+    """The local ports of the TCP connections that processes hold."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = str(link.readlink())
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    ports = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        parts = line.split()
+        if parts[9] in inodes:
+            ports.add(int(parts[1].split(":")[1], 16))
+    return ports

@@ -1,0 +1,172 @@
+"""The main job, on the real thing: a notification of an Odoo behind a transaction pooler reaches its client."""
+import os
+import time
+
+import pytest
+from listeners import backends_of, client_ports, direct, wait_listening
+
+from stack.process import children, wait_until
+
+CRON_FAST = 2.0     # seconds; through the pooler a trigger waits for upstream's slow clock, up to 60 s
+
+
+def test_a_notification_arrives(serving, bus):
+    client, sender = bus(serving)
+    for number in range(5):
+        sender.send_orm(number)
+        assert client.next().payload == number
+
+
+def test_the_listener_is_named_and_idle(serving, bus, postgres):
+    bus(serving)
+    wait_listening(postgres, serving, "bus")
+    rows = direct(postgres, serving)
+    kind = "evented" if serving.workers else "odoo"
+    assert [name.rsplit(" ", 1)[0] for _, name, _, _ in rows if " bus " in name] == [f"bus_alt_connection bus {kind}"]
+    assert {state for _, _, state, _ in rows} == {"idle"}
+
+
+def test_only_the_listeners_go_directly(serving, bus, postgres):
+    client, sender = bus(serving)
+    sender.send_orm("once")
+    assert client.next()
+    wait_listening(postgres, serving, "bus")
+    crons = 1   # what the shipped odoo.conf asks for
+    wait_listening(postgres, serving, "cron", crons)
+    pids = [serving.pid, *children(serving.pid)]
+    rows = backends_of(postgres, pids)
+    assert len(rows) == 1 + crons, rows
+    # an HTTP worker has nothing but connections to the pooler
+    workers = [pid for pid in pids if b"odoo: WorkerHTTP" in open(f"/proc/{pid}/cmdline", "rb").read()]
+    assert not backends_of(postgres, workers)
+
+
+def test_nothing_listens_in_the_pool(serving, bus, postgres, pgbouncer):
+    client, sender = bus(serving)
+    sender.send_orm("once")
+    assert client.next()
+    servers = pgbouncer.show("SERVERS")
+    assert servers
+    for row in servers:
+        # asked of each server connection of the pool in turn, by the port it comes from
+        (query,), = postgres.query("SELECT coalesce(max(query), '') FROM pg_stat_activity WHERE client_port = %s",
+                                   [row["local_port"]]) or [("",)]
+        assert "listen" not in query.lower()
+    # and through the pool itself: each pooled session says what it listens to
+    for database in {row["database"] for row in servers}:
+        pooled = pgbouncer.connect(database)
+        cr = pooled.cursor()
+        cr.execute("SELECT count(*) FROM pg_listening_channels()")
+        assert cr.fetchone()[0] == 0
+        pooled.close()
+
+
+def test_a_cron_trigger_runs_at_once(serving, postgres, bus):
+    wait_listening(postgres, serving, "cron")
+    client, sender = bus(serving)
+    session = sender.session
+    model = session.call_kw("ir.model", "search", [["model", "=", "res.partner"]], limit=1)[0]
+    code = f"env['bus.bus']._sendone('{sender.channel}', 'bus_alt', 'cron was here')"
+    values = {"name": "Say so on the bus", "model_id": model, "state": "code", "code": code, "active": True,
+              "interval_number": 1, "interval_type": "months", "nextcall": "2100-01-01 00:00:00"}
+    job = session.call_kw("ir.cron", "create", values)
+    trigger = session.call_kw("ir.actions.server", "create", {
+        "name": "Trigger it", "model_id": model, "state": "code", "code": f"env['ir.cron'].browse({job})._trigger()"})
+    for _ in range(3):
+        before = time.monotonic()
+        session.call_kw("ir.actions.server", "run", [trigger])
+        assert client.next(timeout=20).payload == "cron was here"
+        assert time.monotonic() - before < CRON_FAST
+
+
+def test_without_the_addon_nothing_arrives(odoo, bus):
+    client, sender = bus(odoo(workers=2, load="base,web"))
+    sender.send_orm("lost")
+    assert client.next(timeout=3) is None
+
+
+@pytest.mark.parametrize("way", ["load flag", "environment", "the published addon's environment", "odoo.conf"])
+def test_every_way_to_say_it(odoo, bus, postgres, way):
+    host, port = postgres.host, str(postgres.port)
+    names = {"environment": "IMDISPATCHER_DB_", "the published addon's environment": "ODOO_IMDISPATCHER_DB_"}
+    if way == "odoo.conf":
+        server = odoo(load="base,web,bus_alt_connection")
+    elif way == "load flag":
+        server = odoo(load="base,web", args=["--load=base,web,bus_alt_connection"])
+    else:
+        server = odoo(direct=False, env={names[way] + "HOST": host, names[way] + "PORT": port})
+    client, sender = bus(server)
+    sender.send_orm("here")
+    assert client.next().payload == "here"
+    wait_listening(postgres, server, "bus")
+
+
+def test_two_databases(stack, odoo, bus, postgres):
+    stack.database("second")
+    server = odoo("demo,second", workers=2)
+    clients = {name: bus(server, name, channel="shared") for name in ("demo", "second")}
+    wait_listening(postgres, server, "bus")
+    for name, (_, sender) in clients.items():
+        sender.send_orm(name)
+    for name, (client, _) in clients.items():
+        assert client.next().payload == name
+    # one listener serves both, and each gets its own only
+    assert [client.next(timeout=0.5) for client, _ in clients.values()] == [None, None]
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
+def test_it_stops_as_fast(odoo, bus, workers):
+    took = {}
+    for load in ("base,web", "base,web,bus_alt_connection"):
+        server = odoo(workers=workers, load=load)
+        bus(server)
+        took[load] = server.stop()
+        assert "Traceback" not in server.log_text().split("Initiating shutdown")[-1]
+    plain, ours = took.values()
+    assert ours < plain + 2.0
+
+
+def test_not_configured_says_so(odoo, postgres):
+    server = odoo(direct=False)
+    server.wait_log(r"Neither imdispatcher_db_host nor imdispatcher_db_port is set")
+    assert len([line for line in server.log_text().splitlines() if "Neither imdispatcher" in line]) == 1
+
+
+def test_wrong_settings_do_not_stop_odoo(odoo):
+    secret = "hunter2hunter2"
+    server = odoo(env={"IMDISPATCHER_DB_PORT": "70000", "IMDISPATCHER_DB_SSLMODE": "maybe",
+                       "IMDISPATCHER_DB_PASSWORD": secret, "IMDISPATCHER_DB_SSLROOTCERT": "/nowhere/ca.pem"})
+    for name in ("PORT", "SSLMODE", "SSLROOTCERT"):
+        server.wait_log(rf"ERROR .* IMDISPATCHER_DB_{name} ")
+    server.wait_log("authentication failed")
+    assert secret not in server.log_text()
+
+
+def test_idle_sessions_are_not_dropped(stack, odoo, bus, postgres):
+    postgres.query("ALTER ROLE odoo SET idle_session_timeout = '1s'")
+    try:
+        server = odoo()
+        client, sender = bus(server)
+        pid, = wait_listening(postgres, server, "bus")
+        name = postgres.query("SELECT setting FROM pg_settings WHERE name = 'idle_session_timeout'")
+        assert name, "this PostgreSQL knows no idle_session_timeout"
+        # waits for what would happen: PostgreSQL drops another session of the same role
+        other = postgres.connect(user="odoo")
+        wait_until(lambda: not postgres.query("SELECT 1 FROM pg_stat_activity WHERE pid = %s",
+                                              [other.get_backend_pid()]), 10, "nobody is dropped for being idle")
+        assert wait_listening(postgres, server, "bus") == [pid]
+        sender.connection = None    # dropped as well
+        sender.send_sql("still here")
+        assert client.next().payload == "still here"
+    finally:
+        postgres.query("ALTER ROLE odoo RESET idle_session_timeout")
+
+
+def test_client_ports_sees_this_process(postgres):
+    """The check above can fail: a connection of this process is found by it."""
+    connection = postgres.connect()
+    try:
+        assert client_ports([os.getpid()])
+        assert backends_of(postgres, [os.getpid()])
+    finally:
+        connection.close()
