@@ -13,8 +13,8 @@ Reading order: settings, link, listener, healing, routing, dispatcher, cron, sta
 administrators see: health, metrics, doctor.
 """
 
-from . import cli  # noqa: F401  before series 19 this is how Odoo finds the command
-from . import server
+# cli: before series 19 Odoo finds the command by importing it.
+from . import cli, server  # noqa: F401
 
 
 def post_load():

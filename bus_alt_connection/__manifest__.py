@@ -9,5 +9,4 @@
     "category": "Extra Tools",
     "depends": ["bus"],
     "post_load": "post_load",
-    "installable": True,
 }

@@ -2,9 +2,9 @@
 """The bus: whose listener the dispatcher's is, who waits there, how they are woken.
 
 Upstream's dispatcher keeps its class, its object, its loop and its thread. Two of its methods are
-wrapped: ``run``, so that its thread is known as a listener's, and the loop, so that an error in it
-costs a moment and not the 50 s that upstream sleeps. All that differs between series stands in
-``SERIES`` and ``find``.
+wrapped: ``run`` and the loop, so that its thread is known as a listener's, also if another addon
+overrides one of them; and the loop, so that an error in it costs a moment and not the 50 s that
+upstream sleeps. All that differs between series stands in ``SERIES`` and ``find``.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ def install():
         if not hasattr(upstream, name):
             return "bus dispatcher %s.%s" % (upstream.__name__, name)
     upstream.run = _marked(upstream.run)
-    setattr(upstream, loop, _repeated(getattr(upstream, loop)))
+    setattr(upstream, loop, _marked(_repeated(getattr(upstream, loop))))
     return None
 
 

@@ -37,12 +37,11 @@ DIRECT = (
     "NOTIFY",
     "connections",
 )
-# Which of them fails if there is no connection, by the trouble's cause; else it is the address.
+# Which of them fails if a server that answers refuses, by the trouble's cause; else it is the address.
 FAILS = {
     "credentials": "direct credentials",
     "pg_hba": "direct credentials",
     "role": "direct credentials",
-    "password file": "direct credentials",
     "tls": "direct TLS",
     "database": "direct server",
     "standby": "direct server",
@@ -76,13 +75,11 @@ def skipped(name, text):
 
 def verdict(results):
     """:return: (exit status, one line) for all results"""
-    count = {state: 0 for state in ("ok", "warning", "failed", "skipped")}
-    for result in results:
-        count[result.state] += 1
-    if count["failed"]:
-        return 2, "BROKEN: %d check(s) failed, see above." % count["failed"]
-    if count["warning"]:
-        return 1, "Works, with %d warning(s), see above." % count["warning"]
+    states = [result.state for result in results]
+    if "failed" in states:
+        return 2, "BROKEN: %d check(s) failed, see above." % states.count("failed")
+    if "warning" in states:
+        return 1, "Works, with %d warning(s), see above." % states.count("warning")
     return 0, "All is well."
 
 
@@ -99,21 +96,29 @@ def examine(settings):
     try:
         pooled, result = open_pooled(settings)
         yield result
-        yield check_pooled_mode(settings, pooled)
+        yield _made("pooled mode", check_pooled_mode, settings, pooled)
         direct, results = open_direct(settings)
         for result in results:
             yield result
         if direct is None:
             return
-        yield check_server(pooled, direct)
+        yield _made("direct server", check_server, pooled, direct)
         arrived, result = check_notify(settings, pooled, direct)
         yield check_pooler(direct, arrived)
         yield result
-        yield check_connections(settings, pooled, direct)
+        yield _made("connections", check_connections, settings, pooled, direct)
     finally:
         for door in (pooled, direct):
             if door is not None:
                 door.link.close()
+
+
+def _made(name, check, *args):
+    """:return: Result, also if a connection is lost on the way"""
+    try:
+        return check(*args)
+    except Lost as exc:
+        return failed(name, str(exc), trouble.explain(str(exc))[1])
 
 
 # -- the settings -----------------------------------------------------------------------------
@@ -263,7 +268,7 @@ def open_direct(settings):
             text = "%s: %s. Another host is used" % (place, reason)
             results.append(warning("direct address", text, trouble.explain(reason)[1]))
     results.append(ok("direct credentials", "%s may log in" % direct.user))
-    results.append(check_tls(direct.info, direct, settings.connect_timeout_seconds))
+    results.append(_made("direct TLS", check_tls, direct, settings.connect_timeout_seconds))
     return direct, results
 
 
@@ -274,6 +279,9 @@ def _no_direct(troubles):
         text = reason if info is None else "%s: %s" % (link.place(info), reason)
         name = FAILS.get(trouble.cause(reason), "direct address")
         found.setdefault(name, []).append(failed(name, text, trouble.explain(reason)[1]))
+        if name != "direct address":
+            text = "%s answers" % link.place(info)
+            found.setdefault("direct address", []).append(ok("direct address", text))
     results = []
     for name in DIRECT:
         results.extend(found.get(name) or [skipped(name, "there is no direct connection")])
@@ -296,9 +304,10 @@ class Ear(object):
         begun = time.monotonic()
         notifier.query("SELECT pg_notify(%s, 'doctor')", (self.channel,))
         while time.monotonic() < begun + timeout:
-            if self._link.wait(begun + timeout - time.monotonic()):
-                if any(one.channel == self.channel for one in self._link.receive()):
-                    return time.monotonic() - begun
+            if not self._link.wait(begun + timeout - time.monotonic()):
+                continue
+            if any(one.channel == self.channel for one in self._link.receive()):
+                return time.monotonic() - begun
         return None
 
     def close(self):
@@ -411,16 +420,17 @@ def check_notify(settings, pooled, direct):
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # what a client of PostgreSQL's sends first
 
 
-def check_tls(info, door, timeout):
+def check_tls(door, timeout):
     """How the direct connection is protected, and what the server's certificate says."""
-    name = "direct TLS"
+    name, info = "direct TLS", door.info
     if not info.get("host") or info["host"].startswith(("/", "@")):
         return ok(name, "a local socket, which needs none")
     mode = info.get("sslmode") or "prefer"
     try:
         offered, certificate = _certificate(info, timeout)
     except (OSError, Lost, ValueError) as exc:
-        return skipped(name, "the certificate cannot be read: %s" % link.one_line(exc))
+        text = "the certificate cannot be read: %s (sslmode is %s)" % (link.one_line(exc), mode)
+        return skipped(name, text)
     if not offered:
         return ok(name, "not encrypted, the server offers none (sslmode is %s)" % mode)
     if not door.pooler:
@@ -438,8 +448,8 @@ def check_tls(info, door, timeout):
     if certificate is None:
         return ok(name, text)
     subject, expires = certificate
-    text += "; it is for %s and expires on %s" % (subject, expires.date())
-    if expires - datetime.datetime.utcnow() < datetime.timedelta(days=EXPIRY_DAYS):
+    text += "; it is for %s and expires on %s" % (subject or "nobody", expires.date())
+    if expires - datetime.datetime.now(datetime.timezone.utc) < datetime.timedelta(days=EXPIRY_DAYS):
         return warning(name, text, "Renew the server's certificate.")
     return ok(name, text)
 
@@ -447,7 +457,7 @@ def check_tls(info, door, timeout):
 def _certificate(info, timeout):
     """Ask the server for TLS, as libpq does.
 
-    :return: (whether it offers TLS, None or (subject, datetime of expiry in UTC))
+    :return: (whether it offers TLS, None or (subject, datetime of expiry))
     """
     target = link.addresses(info)[0]
     host, port = target.get("hostaddr") or target["host"], target.get("port") or 5432
@@ -459,17 +469,34 @@ def _certificate(info, timeout):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        if info.get("sslrootcert"):
+            # Python reads a certificate that it has verified, and no other.
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(info["sslrootcert"])
         with context.wrap_socket(plain, server_hostname=info["host"]) as secure:
-            encoded = secure.getpeercert(binary_form=True)
+            return True, _read(secure.getpeercert()) or _decode(secure.getpeercert(True))
+
+
+def _read(certificate):
+    """What a certificate says that Python has verified, None if it has not."""
+    if not certificate:
+        return None
+    names = [value for part in certificate["subject"] for _name, value in part]
+    expires = ssl.cert_time_to_seconds(certificate["notAfter"])
+    return ", ".join(names), datetime.datetime.fromtimestamp(expires, datetime.timezone.utc)
+
+
+def _decode(encoded):
+    """What any certificate says, None without the library that Odoo has from series 16 on."""
     try:
         from cryptography import x509
         from cryptography.hazmat.backends import default_backend
     except ImportError:
-        return True, None  # Odoo brings it along from series 16 on
-    read = x509.load_der_x509_certificate(encoded, default_backend())
-    expires = getattr(read, "not_valid_after_utc", None) or read.not_valid_after
-    names = [attribute.value for attribute in read.subject]
-    return True, (", ".join(names) or "nobody", expires.replace(tzinfo=None))
+        return None
+    certificate = x509.load_der_x509_certificate(encoded, default_backend())
+    expires = getattr(certificate, "not_valid_after_utc", None) or certificate.not_valid_after
+    names = [attribute.value for attribute in certificate.subject]
+    return ", ".join(names), expires.replace(tzinfo=datetime.timezone.utc)
 
 
 # -- how many ---------------------------------------------------------------------------------

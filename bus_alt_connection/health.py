@@ -25,9 +25,9 @@ def install():
     """
     # The class and not the object: it is what other middleware wraps, too. "Root" is before 16.
     application = getattr(odoo.http, "Application", None) or getattr(odoo.http, "Root", None)
-    upstream = getattr(application, "__call__", None)
-    if application is None or upstream is None:
+    if application is None:
         return "odoo.http.Application or Root"
+    upstream = application.__call__
 
     @functools.wraps(upstream)
     def call(self, environ, start_response):

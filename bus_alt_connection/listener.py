@@ -162,10 +162,17 @@ class Listener(threading.Thread):
         """End, without waiting for it."""
         self._stopping = True
         self.changed.set()
+        if self.ident is None:  # it never listened
+            self._close_signal()
+            return
         try:
             self._writer.send(b".")
         except OSError:
             pass  # it has ended already
+
+    def _close_signal(self):
+        self._reader.close()
+        self._writer.close()
 
     # -- what the attendant calls -------------------------------------------------------------
 
@@ -200,8 +207,7 @@ class Listener(threading.Thread):
                 if pause > 0 and link.wait([self._reader.fileno()], [], pause):
                     break
         finally:
-            self._reader.close()
-            self._writer.close()
+            self._close_signal()
 
     def _hold_a_session(self):
         """Connect, LISTEN, and pass on what arrives until the connection is lost."""

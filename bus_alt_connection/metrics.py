@@ -33,7 +33,7 @@ def serve():
     settings = Settings()
     if settings.metrics_port is None:
         return
-    address = "%s port %d" % (settings.metrics_host, settings.metrics_port)
+    address = "%s port %s" % (settings.metrics_host, settings.metrics_port)
     try:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError:

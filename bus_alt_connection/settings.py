@@ -46,7 +46,7 @@ def _one_host(host):
 def _port(value):
     ports = []
     for port in value.split(","):
-        if not port.strip().isdigit() or not 1 <= int(port) <= 65535:
+        if not port.strip().isdecimal() or not 1 <= int(port) <= 65535:
             raise Invalid("a whole number from 1 to 65535")
         ports.append(int(port))
     return ports
@@ -90,7 +90,7 @@ def _seconds(value):
 
 
 def _rate(value):
-    if not value.isdigit() or not 1 <= int(value) <= 1000000:
+    if not value.isdecimal() or not 1 <= int(value) <= 1000000:
         raise Invalid("a whole number from 1 to 1000000")
     return int(value)
 
@@ -120,7 +120,7 @@ TIMING = OrderedDict(
         ("tcp_timeout_seconds", (_seconds, 0.9)),
         ("connect_timeout_seconds", (_seconds, 5.0)),
         # Retries start at once and slow down to one in this time.
-        ("retry_max_seconds", (_seconds, 0.8)),
+        ("retry_max_seconds", (_seconds, 0.6)),
         # While there is no listener the bus is asked for news this often, the pooled way.
         ("poll_seconds", (_seconds, 5.0)),
         # How long a notification may take from the pooled path to the listener.

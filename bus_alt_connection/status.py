@@ -39,8 +39,8 @@ def health():
         if not listening(listener):
             return {
                 "status": "fail",
-                "cause": listener.trouble.cause or "starting",
+                "cause": listener.trouble.cause or "unproven",
                 "remedy": listener.trouble.remedy
-                or "Wait: no notification has arrived through Odoo's own db_host yet.",
+                or "None if Odoo has just started; else: does its own db_host answer?",
             }
     return {"status": "pass"} if bus else {"status": "pass", "output": "no listener here"}

@@ -24,9 +24,9 @@ __all__ = ["ADDON", "Machine", "Odoo", "PgBouncer", "Postgres", "Stack", "StackE
 
 
 class Stack:
-    def __init__(self, machine=None, groups=("odoo",), pooler=None):
-        """`pooler`: arguments of PgBouncer, see there."""
-        self.machine = machine or Machine.find(groups)
+    def __init__(self, machine=None, groups=("odoo",), pooler=None, series=None):
+        """`pooler`: arguments of PgBouncer, see there. `series`: of Debian's Odoos, see machine.PACKAGES."""
+        self.machine = machine or Machine.find(groups, series)
         self.pooler = pooler or {}
         self.folder = None
         self.started = []

@@ -4,12 +4,14 @@ Contract: what a client received is in `received`, in order, with the time it ca
 whose connection is lost opens it again at once and asks for what came after its last id, as the web client does.
 Works with series 12 to 19: websockets since 16, long polling before.
 """
+import http.client
 import json
 import queue
 import socket
 import threading
 import time
 from collections import namedtuple
+from urllib.parse import urlsplit
 
 import requests
 import websocket
@@ -34,27 +36,31 @@ class Session:
         if not info.get("uid"):
             raise OdooError(f"{login} may not log in to {database}")
         self.uid = info["uid"]
-        self.series = odoo.series
+        self.facts = odoo.facts
 
-    def rpc(self, route, _timeout=60, _base=None, **params):
-        answer = self.http.post((_base or self.odoo.url) + route, timeout=_timeout,
+    def rpc(self, route, _timeout=60, **params):
+        answer = self.http.post(self.odoo.url + route, timeout=_timeout,
                                 json={"jsonrpc": "2.0", "method": "call", "id": 1, "params": params})
         answer.raise_for_status()
-        answer = answer.json()
-        if "error" in answer:
-            error = answer["error"]
-            raise OdooError((error.get("data") or {}).get("message") or error.get("message"))
-        return answer.get("result")
+        return result(answer.json())
 
     def call_kw(self, model, method, *args, **kwargs):
         return self.rpc("/web/dataset/call_kw", model=model, method=method, args=list(args), kwargs=kwargs)
 
     def subscribe(self, channels, last=0):
         """A client of this series' own kind."""
-        return (WebSocket if self.series[0] >= 16 else LongPolling)(self, channels, last)
+        return CLIENTS[self.facts.client](self, channels, last)
 
     def websocket(self, channels, last=0):
         return WebSocket(self, channels, last)
+
+
+def result(answer):
+    """The result of a JSON-RPC answer."""
+    if "error" in answer:
+        error = answer["error"]
+        raise OdooError((error.get("data") or {}).get("message") or error.get("message"))
+    return answer.get("result")
 
 
 class Client:
@@ -76,7 +82,8 @@ class Client:
             try:
                 self.opened += 1
                 self.listen()
-            except (OSError, ValueError, OdooError, requests.RequestException, websocket.WebSocketException) as exc:
+            except (OSError, ValueError, OdooError, requests.RequestException, websocket.WebSocketException,
+                    http.client.HTTPException) as exc:
                 self.errors.append(exc)
             self.subscribed.clear()
             self.closing.wait(RETRY)
@@ -110,8 +117,10 @@ class Client:
 
     def close(self):
         self.closing.set()
-        self.abort()
-        self.thread.join(10)
+        deadline = time.monotonic() + 10
+        while self.thread.is_alive() and time.monotonic() < deadline:
+            self.abort()        # again, as it may have been about to open a connection
+            self.thread.join(0.1)
 
     def abort(self):
         """Cut the connection; an open client connects again."""
@@ -152,23 +161,42 @@ class WebSocket(Client):
 
     def abort(self):
         if self.socket and self.socket.sock:
-            try:
-                # closing alone would not wake the thread that reads
-                self.socket.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass    # the other side was quicker
+            cut(self.socket.sock)
 
 
 class LongPolling(Client):
+    connection = None
+
     def listen(self):
-        odoo = self.session.odoo
-        while not self.closing.is_set():
-            self.subscribed.set()
-            self.take(self.session.rpc("/longpolling/poll", _base=odoo.evented_url, channels=self.channels,
-                                       last=self.last, options={}) or [])
+        address = urlsplit(self.session.odoo.evented_url)
+        headers = {"Content-Type": "application/json",
+                   "Cookie": f"session_id={self.session.http.cookies.get('session_id')}"}
+        # longer than the 50 s after which Odoo answers that there is nothing
+        self.connection = http.client.HTTPConnection(address.hostname, address.port, timeout=70)
+        try:
+            while not self.closing.is_set():
+                params = {"channels": self.channels, "last": self.last, "options": {}}
+                self.connection.request("POST", "/longpolling/poll", json.dumps({"params": params}), headers)
+                # it reads the table before it waits: what comes from here on is not missed
+                self.subscribed.set()
+                self.take(result(json.loads(self.connection.getresponse().read())) or [])
+        finally:
+            self.connection.close()
 
     def abort(self):
-        self.session.http.close()
+        if self.connection and self.connection.sock:
+            cut(self.connection.sock)
+
+
+def cut(sock):
+    """End a socket's connection: closing it alone would not wake the thread that reads."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass    # the other side was quicker
+
+
+CLIENTS = {kind.__name__: kind for kind in (WebSocket, LongPolling)}
 
 
 class Sender:
@@ -177,34 +205,47 @@ class Sender:
     def __init__(self, session, pooler, channel="demo"):
         self.session, self.pooler, self.channel = session, pooler, channel
         self.database = session.database
-        self.series = session.series[0]
+        self.facts = session.facts
         self.action = None
         self.connection = None
 
     def send_orm(self, payload):
         """Through Odoo's own API, in a transaction of an HTTP worker that commits."""
         if not self.action:
-            method, kind = ("_sendone", " 'bus_alt',") if self.series >= 15 else ("sendone", "")
             model = self.session.call_kw("ir.model", "search", [["model", "=", "res.partner"]], limit=1)[0]
             self.action = self.session.call_kw("ir.actions.server", "create", {
                 "name": "Send a notification", "model_id": model, "state": "code",
-                "code": f"env['bus.bus'].{method}(env.context['bus_channel'],{kind} env.context['bus_payload'])"})
+                "code": self.orm_code("env.context['bus_channel']", "env.context['bus_payload']")})
         self.session.call_kw("ir.actions.server", "run", [self.action],
                              context={"bus_channel": self.channel, "bus_payload": payload})
 
+    def orm_code(self, channel, payload):
+        """The Python that sends, in an Odoo of this series, what these expressions give."""
+        kind = f"{self.facts.message_type!r}, " if self.facts.message_type else ""
+        return f"env['bus.bus'].{self.facts.send}({channel}, {kind}{payload})"
+
+    @property
+    def wire_channel(self):
+        """The channel as it stands in the table and in a NOTIFY."""
+        return [self.database, self.channel] if self.facts.message_type else self.channel
+
     def send_sql(self, payload):
         """As Odoo does, without Odoo: insert, commit, and NOTIFY through the pooler. Returns the row's id."""
-        channel = [self.database, self.channel] if self.series >= 15 else self.channel
-        message = {"type": "bus_alt", "payload": payload} if self.series >= 15 else payload
+        sent = self.insert(payload)
+        self.notify(compact([self.wire_channel]))
+        return sent
+
+    def insert(self, payload):
+        """The first half of it: a row that is committed when this returns. Returns its id."""
+        kind = self.facts.message_type
+        message = {"type": kind, "payload": payload} if kind else payload
         if self.connection is None or self.connection.closed:
             self.connection = self.pooler.connect(self.database)
         with self.connection.cursor() as cr:        # autocommit: committed when execute returns
             cr.execute("INSERT INTO bus_bus (channel, message, create_date, write_date, create_uid, write_uid) VALUES"
                        " (%s, %s, now() at time zone 'UTC', now() at time zone 'UTC', 1, 1) RETURNING id",
-                       [compact(channel), compact(message)])
-            sent = cr.fetchone()[0]
-        self.notify(compact([channel]))
-        return sent
+                       [compact(self.wire_channel), compact(message)])
+            return cr.fetchone()[0]
 
     def notify(self, payload, channel="imbus"):
         """NOTIFY as Odoo does it: on a short connection to `postgres`, through the pooler."""

@@ -9,6 +9,10 @@ Environment:
   BUS_ALT_CACHE              the cache folder
   BUS_ALT_PROGRAMS=download  do not use the PostgreSQL and PgBouncer that are on this machine
   ODOO_HOME, ODOO_PYTHON     an Odoo of one's own (a source tree), and its interpreter
+
+Odoo 19 runs on this machine's Python. Odoo 14 comes with the Python and the libraries of its own Debian release, all
+but the C library: that one is this machine's, which runs programs that were built for an older one. So it needs no
+root, no chroot and no container, and its processes are like any others.
 """
 import contextlib
 import fcntl
@@ -25,12 +29,16 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent
-PACKAGE = "odoo-19"
-UNSTABLE = "unstable"
+# series -> the package, and the suite of Debian's that has it; the first is the one to take when nobody says
+PACKAGES = {19: ("odoo-19", "unstable"), 14: ("odoo-14", "bullseye")}
 
 
 class StackError(Exception):
     """An expected failure. Its text is one line that says what to do."""
+
+
+class Unavailable(StackError):
+    """This machine cannot have what was asked for, whatever its user does."""
 
 
 def say(text):
@@ -103,7 +111,8 @@ class Cache:
 class Apt:
     """apt with lists, sources and downloads of its own: the machine's stay as they are, no root needed."""
 
-    def __init__(self, folder, sources=None):
+    def __init__(self, folder, sources=None, alone=False):
+        """`sources`: what a sources.list says. `alone`: as if no package were on this machine."""
         self.folder = Path(folder)
         for sub in ("lists/partial", "archives/partial"):
             (self.folder / sub).mkdir(parents=True, exist_ok=True)
@@ -122,6 +131,10 @@ class Apt:
             (self.folder / "no-parts").mkdir(exist_ok=True)
             options["Dir::Etc::SourceList"] = self.folder / "sources.list"
             options["Dir::Etc::SourceParts"] = self.folder / "no-parts"
+            options["Acquire::Check-Valid-Until"] = "false"     # an archived suite is signed for the last time
+        if alone:
+            (self.folder / "status").touch()
+            options["Dir::State::status"] = self.folder / "status"
         self.options = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
         self.env = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
 
@@ -191,10 +204,10 @@ def unpack(debs, root):
         run(["dpkg-deb", "-x", deb, root], f"could not unpack {Path(deb).name}: is the disk full?")
 
 
-def need_debian(what):
+def need_debian(what, error=StackError):
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise StackError(f"{what}, and this is not Debian: install it and put it on the PATH "
-                         "(PostgreSQL and PgBouncer), set ODOO_HOME (Odoo), or use docker compose up")
+        raise error(f"{what}, and this is not Debian: install it and put it on the PATH "
+                    "(PostgreSQL and PgBouncer), set ODOO_HOME (Odoo), or use docker compose up")
 
 
 # -- PostgreSQL and PgBouncer ------------------------------------------------------------------------------------------
@@ -309,6 +322,7 @@ class OdooSource:
     env: dict
     series: tuple
     addons: list = field(default_factory=list)      # addons folders that it does not find by itself
+    own: bool = False                               # the user's: it may be another one in the next run
 
 
 def read_series(folder):
@@ -329,26 +343,34 @@ def given_odoo(home, python):
     raise StackError(f"ODOO_HOME={home} holds no Odoo: it should be a source tree with odoo-bin and odoo/release.py")
 
 
+def suite(cache, name, alone=False):
+    """Another suite of this machine's own Debian mirror, its package lists read: (its Apt, the machine's own)."""
+    need_debian("ODOO_HOME is not set", Unavailable)
+    own = Apt(cache.folder / "apt")
+    own.update()
+    debian = own.targets()
+    if not debian:
+        raise Unavailable("no Debian mirror among this machine's apt sources: add one, or set ODOO_HOME")
+    keyring = own.keyring(debian[0])
+    signed = f"[signed-by={keyring}] " if keyring else ""
+    say(f"reading the package list of Debian {name}")
+    apt = Apt(cache.folder / f"apt-{name}", f"deb {signed}{debian[0]['Site']} {name} main\n", alone)
+    apt.update(tolerant=False)
+    return apt, own
+
+
 def debian_odoo(cache, python):
     """Debian's package of Odoo, unpacked beside the scripts and fonts that its static files link to."""
+    wanted, release = PACKAGES[19]
 
     def make(folder):
-        own = Apt(cache.folder / "apt")
-        own.update()
-        debian = own.targets()
-        if not debian:
-            raise StackError("no Debian mirror among this machine's apt sources: add one, or set ODOO_HOME")
-        keyring = own.keyring(debian[0])
-        signed = f"[signed-by={keyring}] " if keyring else ""
-        say(f"reading the package list of Debian {UNSTABLE}")
-        apt = Apt(cache.folder / "apt-unstable", sources=f"deb {signed}{debian[0]['Site']} {UNSTABLE} main\n")
-        apt.update(tolerant=False)
+        apt, own = suite(cache, release)
         names = [name for name in apt.names("odoo-") if re.fullmatch(r"odoo-\d+", name)]
         if not names:
-            raise StackError(f"this machine's Debian mirror has no package of Odoo in {UNSTABLE}: set ODOO_HOME")
-        package = PACKAGE if PACKAGE in names else max(names, key=lambda name: int(name[5:]))
-        if package != PACKAGE:
-            say(f"{PACKAGE} is gone from Debian {UNSTABLE}: taking {package}, which this was not tested with")
+            raise Unavailable(f"this machine's Debian mirror has no package of Odoo in {release}: set ODOO_HOME")
+        package = wanted if wanted in names else max(names, key=lambda name: int(name[5:]))
+        if package != wanted:
+            say(f"{wanted} is gone from Debian {release}: taking {package}, which this was not tested with")
         # the links in its static folders lead to these; the font of icons is another one in unstable by now
         depends = re.findall(r"\b(?:libjs|fonts)-[\w.-]+", apt.fields(package)["Depends"])
         stable = [name for name in depends if name == "fonts-font-awesome"]
@@ -356,9 +378,63 @@ def debian_odoo(cache, python):
         unpack(apt.download([package, *(set(depends) - set(stable))]), folder)
         unpack(own.download(stable), folder)
 
-    need_debian("ODOO_HOME is not set")
-    root = cache.made("odoo", make)
-    return given_odoo(root, python)
+    return given_odoo(cache.made("odoo", make), python)
+
+
+def debian_odoo_whole(cache, series):
+    """Debian's package of an older Odoo with the Python and the libraries of its release, unpacked and not installed."""
+    package, release = PACKAGES[series]
+
+    def make(folder):
+        try:
+            apt, _ = suite(cache, release, alone=True)
+            needs = apt.fields(package)["Depends"]
+        except (StackError, KeyError) as exc:
+            raise Unavailable(f"Odoo {series} cannot be had here: this machine's Debian mirror gives no {package} of "
+                              f"{release} ({exc})") from exc
+        # not wkhtmltopdf, which nothing here prints with, nor the programs that make users and start services
+        wanted = re.findall(r"\b(?:python3|libjs|fonts)-[\w.-]+", needs)
+        say(f"downloading {package} and the Python of its release (150 MB)")
+        # the metrics want one more than Odoo does
+        debs = apt.install([*wanted, "python3-prometheus-client"])
+        # a C library does not work without the loader it was built with, which lies at a fixed path
+        unpack([deb for deb in debs if not deb.name.startswith(("libc6_", "libc-bin_"))], folder)
+        unpack(apt.download([package]), folder)
+        apt.clean()
+        # Debian has this one look for its files at a fixed place
+        docutils = folder / "usr/lib/python3/dist-packages/docutils/__init__.py"
+        docutils.write_text(docutils.read_text().replace("'/usr/share/docutils/'", f"'{folder}/usr/share/docutils/'"))
+        source = older_python(folder)
+        # or else each process of each test would compile the same files again
+        compiled = [folder / "usr/lib/python3/dist-packages", *folder.glob("usr/lib/python3.*")]
+        run([source.command[0], "-W", "ignore", "-m", "compileall", "-q", "-j0",
+             "-x", r"/odoo/addons/(?!base/|web/|bus/)|/tests?/", *compiled],
+            f"the Python of {release} does not run here", env={**os.environ, **source.env})
+
+    return older_python(cache.made(f"odoo-{series}", make))
+
+
+def older_python(root):
+    """The Odoo in a folder that holds the programs and libraries of a whole release."""
+    source = given_odoo(root, max(root.glob("usr/bin/python3.[0-9]*")))
+    libraries = [path for place in ("lib", "usr/lib") for path in sorted((root / place).glob("*-linux-gnu*"))]
+    source.env.update(LD_LIBRARY_PATH=":".join(map(str, libraries)), OPENSSL_CONF=os.devnull,
+                      PYTZ_TZDATADIR=str(root / "usr/share/zoneinfo"))
+    return source
+
+
+def find_odoo(cache, python, series=None):
+    """The Odoo of one's own if there is one, else Debian's of this series."""
+    home, own_python = os.environ.get("ODOO_HOME"), os.environ.get("ODOO_PYTHON")
+    if home:
+        source = given_odoo(home, own_python or python)
+        source.own = True
+        return source
+    series = series or next(iter(PACKAGES))
+    if series not in PACKAGES:
+        raise Unavailable(f"Debian has no Odoo {series}: give a source tree with ODOO_HOME (packages: "
+                          f"{', '.join(map(str, PACKAGES))})")
+    return debian_odoo(cache, own_python or python) if series == 19 else debian_odoo_whole(cache, series)
 
 
 # -- all of it ---------------------------------------------------------------------------------------------------------
@@ -375,15 +451,12 @@ class Machine:
     cache: Cache
 
     @classmethod
-    def find(cls, groups=("odoo",)):
+    def find(cls, groups=("odoo",), series=None):
+        """`series`: a number of PACKAGES; ODOO_HOME goes before it."""
         cache = Cache(cache_folder())
         python = environment(cache, groups)
         pg_bin, pgbouncer, env = programs(cache)
-        if os.environ.get("ODOO_HOME"):
-            odoo = given_odoo(os.environ["ODOO_HOME"], os.environ.get("ODOO_PYTHON") or python)
-        else:
-            odoo = debian_odoo(cache, os.environ.get("ODOO_PYTHON") or python)
-        return cls(python, pg_bin, pgbouncer, env, unprivileged(), odoo, cache)
+        return cls(python, pg_bin, pgbouncer, env, unprivileged(), find_odoo(cache, python, series), cache)
 
 
 def unprivileged():

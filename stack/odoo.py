@@ -14,15 +14,9 @@ from pathlib import Path
 
 from .machine import REPO, StackError
 from .process import Program, free_port, wait_until
+from .series import Series
 
 ADDON = "bus_alt_connection"
-# What differs between series on the command line and in the file: the first row whose series is not above ours holds.
-DIFFERENCES = (
-    # series, the evented server's port, options that keep demo data out
-    (19, "gevent_port", []),
-    (16, "gevent_port", ["--without-demo=all"]),
-    (12, "longpolling_port", ["--without-demo=all"]),
-)
 # the user's own settings of these would reach our Odoo and our PostgreSQL
 FOREIGN = ("PG", "ODOO_", "OPENERP_", "IMDISPATCHER_", "PYTHON")
 
@@ -38,16 +32,13 @@ class Odoo(Program):
         self.db_host, self.db_port, self.password = db_host, db_port, password
         self.direct_host, self.direct_port = direct_host, direct_port
         self.series = self.source.series
+        self.facts = Series(self.series[0])
         self.http_port, self.evented_port = free_port(), free_port()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data_dir = self.folder / "data"
         self.workers = 0
         # as whoever runs us, root too: its interpreter and the checkout may be readable to nobody else
         super().__init__("Odoo", self.folder / "odoo.log")
-
-    @property
-    def differences(self):
-        return next(row for row in DIFFERENCES if row[0] <= self.series[0])
 
     @property
     def url(self):
@@ -73,7 +64,7 @@ class Odoo(Program):
         shipped = dict(parser["options"]) if parser.has_section("options") else {}
         own = {
             "db_host": self.db_host, "db_port": self.db_port, "db_user": "odoo", "db_password": self.password,
-            "http_interface": self.host, "http_port": self.http_port, self.differences[1]: self.evented_port,
+            "http_interface": self.host, "http_port": self.http_port, self.facts.evented_port: self.evented_port,
             "data_dir": self.data_dir, "addons_path": self.addons_path(addons),
             "imdispatcher_db_host": self.direct_host, "imdispatcher_db_port": self.direct_port,
         }
@@ -94,7 +85,7 @@ class Odoo(Program):
 
     def create_database(self, name, modules=("base", "web", "bus"), timeout=600):
         """Make a database and install modules in it, through the address this Odoo was given."""
-        self.run_once(name, "-i", ",".join(modules), *self.differences[2], timeout=timeout)
+        self.run_once(name, "-i", ",".join(modules), *self.facts.without_demo, timeout=timeout)
 
     def run_once(self, database, *args, options=None, addons=(), env=None, timeout=600):
         """Run Odoo on a database without serving, until it is done: its output. An exit code is an error."""
@@ -113,17 +104,22 @@ class Odoo(Program):
             raise StackError(f"Odoo ended with code {done.returncode}: {self.trouble()}")
         return done.stdout
 
-    def start(self, database, workers=0, load=None, env=None, options=None, addons=(), args=(), timeout=120):
+    def start(self, database, workers=0, load=None, env=None, options=None, addons=(), args=(), ready=True, timeout=120):
         """Serve `database` (a name, or several in one string with commas).
 
-        `load`: what server_wide_modules is to be, None for what the shipped odoo.conf says.
+        `load`: what server_wide_modules is to be, None for what the shipped odoo.conf says. `ready`: wait until it
+        answers; without, `wait_ready` does.
         """
         self.workers = workers
         options = {"workers": workers, "db_name": database, **(options or {})}
         if load is not None:
             options["server_wide_modules"] = load
         self.launch([*self.source.command, "-c", self.config(options, addons), *args], self.env(env), self.folder)
-        ports = {self.http_port, self.evented_port if workers else self.http_port}
+        return self.wait_ready(timeout) if ready else self
+
+    def wait_ready(self, timeout=120):
+        """Wait until HTTP answers, and the evented process where there is one."""
+        ports = {self.http_port, self.evented_port if self.workers else self.http_port}
         wait_until(lambda: all(map(self.answers, ports)), timeout,
                    lambda: f"Odoo does not answer: {self.trouble()}")
         return self

@@ -25,7 +25,6 @@ SETTINGS = {
     "hot_standby": "on",
     # the folder is thrown away at the end: nothing of it has to survive a power cut
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
 }
 

@@ -50,8 +50,8 @@ class Template:
 
     def provide(self):
         """The template in this stack's PostgreSQL: from the cache, or by Odoo and then into the cache."""
-        if os.environ.get("ODOO_HOME"):
-            self.install()      # a tree of one's own changes: what was installed from it is not kept
+        if self.stack.machine.odoo.own:
+            self.install()      # what was installed from a tree that changes is not kept
             return
         installed = []
 

@@ -1,9 +1,12 @@
 """What the tests share: one real stack a run, and the servers on it.
 
-`stack` is started once. `odoo` starts servers that end with the test, `serving` one server for a whole module, on the
-threaded server and on the prefork server in turn.
+`stack` is started once a series: all tests on the one, then all on the other. `odoo` starts servers that end with the
+test, `serving` one server for a whole module, on the threaded server and on the prefork server in turn.
+
+A test of what a series may lack is marked: `@pytest.mark.needs("cron_listeners")` names a fact of stack/series.py.
 """
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -13,18 +16,69 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from stack import Stack, StackError  # noqa: E402
 from stack.client import Sender, Session  # noqa: E402
+from stack.machine import PACKAGES, Unavailable  # noqa: E402
+from stack.series import Series  # noqa: E402
 
 NAMES = itertools.count(1)
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup("odoo")
+    group.addoption("--series", metavar="N[,N]", help="the series to test, of those that Debian has: "
+                    f"{' and '.join(map(str, PACKAGES))} (default: all that this machine can have)")
+    group.addoption("--odoo-home", metavar="PATH", help="test this source tree, of any series (also: ODOO_HOME)")
+    group.addoption("--odoo-python", metavar="PATH", help="its interpreter (also: ODOO_PYTHON)")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "needs(fact): skip on a series that lacks it, see stack/series.py")
+    for option, variable in (("odoo_home", "ODOO_HOME"), ("odoo_python", "ODOO_PYTHON")):
+        if config.getoption(option):
+            os.environ[variable] = config.getoption(option)
+    asked = config.getoption("series")
+    if os.environ.get("ODOO_HOME"):
+        if asked:
+            raise pytest.UsageError("--series chooses among Debian's Odoos, and ODOO_HOME is one of your own: give one")
+        config.series = [None]
+    else:
+        try:
+            config.series = [int(number) for number in asked.split(",")] if asked else list(PACKAGES)
+        except ValueError:
+            raise pytest.UsageError(f"--series={asked} should be one number, or several with commas") from None
+
+
+def pytest_generate_tests(metafunc):
+    if "series" in metafunc.fixturenames:
+        # of the session's scope, so that pytest runs all tests of one value before the next
+        metafunc.parametrize("series", metafunc.config.series, scope="session",
+                             ids=[f"odoo{number or ''}" for number in metafunc.config.series])
+
+
 @pytest.fixture(scope="session")
-def stack():
+def stack(series, request):
     try:
-        with Stack(groups=("odoo", "test")) as stack:
+        with Stack(groups=("odoo", "test"), series=series) as stack:
             stack.database("demo")
             yield stack
     except StackError as exc:
+        if isinstance(exc, Unavailable) and not request.config.getoption("series"):
+            pytest.skip(f"NOT TESTED on series {series}: {exc}")
         pytest.exit(str(exc), returncode=3)
+
+
+@pytest.fixture(scope="session")
+def facts(stack):
+    """What is true of the series that is tested."""
+    return Series(stack.machine.odoo.series[0])
+
+
+@pytest.fixture(autouse=True)
+def needs(request):
+    for mark in request.node.iter_markers("needs"):
+        for fact in mark.args:
+            facts = request.getfixturevalue("facts")
+            if not getattr(facts, fact):
+                pytest.skip(f"{facts} has no {fact.replace('_', ' ')}")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,77 @@
+"""./dev bench: every way to run the bus behind a pooler, side by side; see the package's first lines.
+
+Contract: exits 0 when every measurement was made and the documents are written, 1 when a setup that has to deliver lost
+something, 2 when the stack could not be set up. `--quick` is a check of the bench (five minutes), no measurement.
+"""
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from stack import Stack, StackError, say
+from stack.client import OdooError
+
+from . import connections, growth, latency, reconnect, report, startup, throughput
+from .setups import DATABASE, SETUPS, Lab, versions
+
+PARTS = {"latency": latency, "throughput": throughput, "growth": growth, "connections": connections,
+         "startup": startup, "reconnect": reconnect}
+LAB = {latency, throughput}         # take turns on servers that all run; the others start their own, one at a time
+DEAF = {"pooled"}                   # hears nothing, which is what it takes part for
+
+
+def main(args=None):
+    parser = argparse.ArgumentParser(prog="./dev bench", description="Measure the bus, side by side.")
+    parser.add_argument("--quick", action="store_true", help="a run of five minutes, to see that it works")
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="the folder of the documents (docs)")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="not all of the measurements")
+    options = parser.parse_args(args)
+    try:
+        with Stack(groups=("odoo",)) as stack:
+            stack.database(DATABASE)
+            figures, paths = bench(stack, options.only, options.quick, options.output)
+    except (StackError, OdooError) as exc:
+        print(f"./dev bench: {exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    say("written: " + ", ".join(map(str, paths)))
+    bad = losses(figures)
+    for line in bad:
+        print(f"./dev bench: {line}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def bench(stack, only, quick, folder):
+    """Measure and write: (Figures, paths of the documents)."""
+    results, began = [], time.monotonic()
+    bare = Lab(stack, [])       # nobody runs in it: the measurements that take it start their own
+    parts = {name: module for name, module in PARTS.items() if name in only}
+    shared = {name: module for name, module in parts.items() if module in LAB}
+
+    def measure(name, module, lab):
+        say(f"{module.TITLE} ({time.monotonic() - began:.0f} s so far)")
+        results.extend(module.run(lab, quick))
+    if shared:
+        with Lab(stack, SETUPS) as lab:
+            for name, module in shared.items():
+                measure(name, module, lab)
+    for name, module in parts.items():
+        if name not in shared:
+            measure(name, module, bare)
+    figures = report.Figures(results)
+    command = "./dev bench" + (" --quick" if quick else "")
+    paths = report.write(folder, figures, parts, versions(stack), command)
+    say(f"measured in {time.monotonic() - began:.0f} s")
+    return figures, paths
+
+
+def losses(figures):
+    """What was lost or came twice where it should not, one line each."""
+    return [f"{report.title(setup)}, {case}: {sum(values)} {metric}"
+            for (_, metric, setup, case), values in figures.values.items()
+            if metric in report.PLAIN and setup not in DEAF and any(values)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

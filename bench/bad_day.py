@@ -1,0 +1,240 @@
+"""./dev bad-day: the same faults on every setup at the same moment, and what each made of it.
+
+Contract: each setup has an Odoo, a path to PostgreSQL that can break, and a client on a channel of its own, on which
+notifications are sent four times a second past everything that breaks. One PostgreSQL serves all. Each fault is watched
+for 90 s at most after it is over. Exits 0 when this addon came back from every one and nobody lost anything with it.
+"""
+import argparse
+import contextlib
+import select
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+from faults import CHUNK, Proxy
+from flow import Flow, when_serves
+
+from stack import Stack, StackError, say
+from stack.client import OdooError
+from stack.process import wait_until
+
+from . import report
+from .setups import DATABASE, SETUPS, session_pooler, start, versions
+
+NAMES = ["direct", "session", "published", "addon"]
+WATCH = 90          # seconds after a fault is over
+REFUSED = 20        # seconds
+LAST = 3            # seconds that what was sent last may take
+
+# back: seconds from the fault's end to the first arrival of something sent after it; slowest: commit to arrival
+Outcome = namedtuple("Outcome", "fault setup back slowest sent lost duplicated")
+
+NOTE = f"""Back: seconds from the end of the fault until the client had something that was sent after it. Longest:
+seconds that a notification took from its commit to the client, whenever it was sent; what never came is not in it.
+Lost: did not arrive within the {WATCH} s that were watched. The client keeps its last id, as a browser's does, so what
+it missed comes along with the next notification that wakes it.
+
+The path is that of the listening connection: from this addon and from the published one to PostgreSQL, from PgBouncer
+in session mode to PostgreSQL, and from Odoo straight to PostgreSQL, where all of Odoo's queries take it, too."""
+
+
+class Route(Proxy):
+    """The path to PostgreSQL of one setup."""
+
+    def __init__(self, target):
+        self.forgotten = set()      # ports that PostgreSQL sees
+        super().__init__(target)
+
+    def ports(self):
+        with self.lock:
+            return [server.getsockname()[1] for _, server in self.pairs]
+
+    def pump(self, client, server):
+        """Nothing passes on a connection that is forgotten, as by a firewall; TCP lives, new connections pass."""
+        other, port = {client: server, server: client}, server.getsockname()[1]
+        while not self.closed:
+            if port in self.forgotten:
+                time.sleep(0.05)
+                continue
+            ready, _, _ = select.select(list(other), [], [], 0.05)
+            if port in self.forgotten:
+                continue
+            for side in ready:
+                data = side.recv(CHUNK)
+                if not data:
+                    return
+                other[side].sendall(data)
+
+
+class Side:
+    """One setup in this: its path, its Odoo, and the flow of the fault that is on."""
+
+    def __init__(self, stack, name):
+        self.stack, self.name = stack, name
+        self.path = Route((stack.postgres.host, stack.postgres.port))
+        self.via = (self.path.host, self.path.port)
+        self.poolers = {}
+        if SETUPS[name].pooler == "session":
+            self.poolers[name] = session_pooler(stack, self.via)
+        self.odoo = self.flow = None
+
+    def open(self):
+        """Begin with a bus that works; an Odoo that did not come back is started anew."""
+        if self.odoo is None:
+            self.odoo = start(self.stack, self.name, via=self.via, poolers=self.poolers)
+        self.flow = Flow(self.odoo, self.stack.pgbouncer, self.stack.postgres, DATABASE)
+        self.flow.__enter__()
+        self.flow.wait_received(6)      # the first ones may come without a NOTIFY: who subscribes asks once
+
+    def listening(self):
+        """The backends of the listening connection: only it goes to the database `postgres` on this path."""
+        rows = self.stack.postgres.query("SELECT pid, client_port FROM pg_stat_activity WHERE datname = 'postgres'"
+                                         " AND client_port = ANY(%s)", [self.path.ports()])
+        if not rows:
+            raise StackError(f"{SETUPS[self.name].title}: no connection listens")
+        return rows
+
+    def back(self, over):
+        """When the first that was committed after `over` came, or None yet."""
+        first = min((number for number, at in list(self.flow.committed.items()) if at > over), default=None)
+        if first is None or self.flow.clients[0].last < first:
+            return None
+        return next(entry.at for entry in self.flow.received() if entry.id >= first)
+
+    def close(self, fault, over):
+        """What came of it."""
+        back = self.back(over)
+        self.flow.stop()
+        with contextlib.suppress(StackError):
+            wait_until(lambda: self.flow.clients[0].last >= max(self.flow.committed), LAST if back else 0, "")
+        rows, ids = self.flow.rows(), [entry.id for entry in self.flow.received()]
+        outcome = Outcome(fault, self.name, back and back - over, self.flow.slowest(), len(rows),
+                          len(set(rows) - set(ids)), len(ids) - len(set(ids)))
+        self.flow.__exit__()
+        if not back:
+            self.odoo.kill()
+            self.odoo = None
+        return outcome
+
+
+# -- the faults; each returns when it is over: time.monotonic() -------------------------------------------------------
+
+def terminated(stack, sides):
+    """listening backend terminated"""
+    pids = [pid for side in sides for pid, _ in side.listening()]
+    event = time.monotonic()
+    stack.postgres.query("SELECT pg_terminate_backend(pid) FROM unnest(%s) pid", [pids])
+    return event
+
+
+def restarted(stack, sides):
+    """PostgreSQL restarted"""
+    stack.postgres.restart("fast")
+    return max(time.monotonic(), when_serves(stack.pgbouncer.connect))
+
+
+def malformed(stack, sides):
+    """malformed payload"""
+    event = time.monotonic()
+    stack.postgres.query("SELECT pg_notify('imbus', 'not JSON')")
+    return event
+
+
+def refused(stack, sides):
+    for side in sides:
+        side.path.refuse()
+    time.sleep(REFUSED)     # the fault is that it lasts
+    for side in sides:
+        side.path.heal()
+    return time.monotonic()
+
+
+def frozen(stack, sides):
+    """listening connection silent, TCP alive, new connections pass"""
+    ports = [[port for _, port in side.listening()] for side in sides]
+    event = time.monotonic()
+    for side, some in zip(sides, ports, strict=True):
+        side.path.forgotten.update(some)
+    return event
+
+
+refused.__doc__ = f"path refused for {REFUSED} s"
+FAULTS = [terminated, restarted, malformed, refused, frozen]
+
+
+def bad_day(stack, watch=WATCH, faults=FAULTS, names=NAMES):
+    """Every fault on every setup: yields an Outcome for each."""
+    sides = [Side(stack, name) for name in names]
+    try:
+        for fault in faults:
+            for side in sides:
+                side.open()
+            over = fault(stack, sides)
+            # so long, or until all are back and have shown that they stay
+            with contextlib.suppress(StackError):
+                wait_until(lambda over=over: all(side.back(over) for side in sides),
+                           over + watch - time.monotonic(), "")
+            for side in sides:
+                outcome = side.close(fault.__doc__, over)
+                say(f"  {outcome.fault}, {SETUPS[side.name].title}: back after {seconds(outcome.back, watch)} s, "
+                    f"longest {outcome.slowest:.2f} s, {outcome.lost} of {outcome.sent} lost")
+                yield outcome
+    finally:
+        for side in sides:
+            side.path.close()
+            if side.odoo:
+                side.odoo.kill()
+
+
+def seconds(back, watch=WATCH):
+    return f">{watch}" if back is None else f"{back:.2f}"
+
+
+def write(folder, outcomes, versions, watch=WATCH):
+    """bad-day.csv and bad-day.rst."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "bad-day.csv", folder / "bad-day.rst"]
+    head = ["fault", "setup", "back after (s)", "longest delivery (s)", "sent", "lost", "duplicated"]
+    report.write_csv(paths[0], head,
+                     [[each.fault, each.setup, seconds(each.back, watch), f"{each.slowest:.2f}", *each[4:]]
+                      for each in outcomes])
+    names = list(dict.fromkeys(each.setup for each in outcomes))
+    rows = []
+    for fault in dict.fromkeys(each.fault for each in outcomes):
+        some = {each.setup: each for each in outcomes if each.fault == fault}
+        rows.append([fault, *(f"back after {seconds(some[name].back, watch)} s, longest {some[name].slowest:.2f} s, "
+                              f"{some[name].lost} of {some[name].sent} lost, {some[name].duplicated} twice"
+                              for name in names)])
+    lines = [*report.heading("A bad day", "="), "Made by ``./dev bad-day``; the same as ``bad-day.csv``.", "",
+             report.machine(versions), "", NOTE, "", *report.list_table(["fault", *map(report.title, names)], rows)]
+    paths[1].write_text("\n".join(lines).rstrip() + "\n")
+    return paths
+
+
+def main(args=None):
+    parser = argparse.ArgumentParser(prog="./dev bad-day", description="The same faults on every setup.")
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="the folder of the documents (docs)")
+    parser.add_argument("--watch", type=int, default=WATCH, help=f"seconds to watch each fault ({WATCH})")
+    parser.add_argument("--only", nargs="+", choices=[fault.__name__ for fault in FAULTS], help="not all of the faults")
+    options = parser.parse_args(args)
+    faults = [fault for fault in FAULTS if not options.only or fault.__name__ in options.only]
+    try:
+        with Stack(groups=("odoo",)) as stack:
+            stack.database(DATABASE)
+            outcomes = list(bad_day(stack, options.watch, faults))
+            paths = write(options.output, outcomes, versions(stack), options.watch)
+    except (StackError, OdooError) as exc:
+        print(f"./dev bad-day: {exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    say("written: " + ", ".join(map(str, paths)))
+    bad = [each for each in outcomes if each.setup == "addon" and (each.back is None or each.lost or each.duplicated)]
+    for each in bad:
+        print(f"./dev bad-day: {each}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

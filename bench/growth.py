@@ -1,0 +1,122 @@
+"""What thousands of clients cost, and what the catch-up after a lost connection does to those who connect meanwhile."""
+import statistics
+import threading
+import time
+
+from .clients import Sender, Swarm
+from .report import Result
+from .setups import DATABASE, evented, memory, start
+
+TITLE = "Growth"
+NOTE = ("So many clients have subscribed to one channel each; the memory is that of the process that serves them. "
+        "Then a row is committed of which nobody is notified, as after a loss, and the listening backend is "
+        "terminated. Only this addon catches up; others leave the row until something else wakes the client. The "
+        "stall is the longest time that a websocket's ping waited for its answer meanwhile; the one that connects "
+        "opens a websocket and subscribes again and again. Waiting: clients that waited for a server connection of "
+        "the pooler.")
+PLOTS = ["memory", "catch-up"]
+NAMES = ["direct", "published", "addon"]
+PATIENCE = 90
+
+
+def run(lab, quick):
+    stack = lab.stack
+    for clients in [10, 100] if quick else [10, 100, 1000, 5000]:
+        for name in NAMES:
+            odoo = start(stack, name)
+            try:
+                yield from grown(stack, name, odoo, clients)
+            finally:
+                odoo.kill()
+
+
+def grown(stack, name, odoo, clients):
+    case, pid = f"{clients} clients", evented(odoo)
+    tag = f"growth-{time.monotonic_ns()}"
+    pooler = stack.postgres if name == "direct" else stack.pgbouncer
+    with Sender(pooler, DATABASE) as sender:
+        first, = sender.insert([tag])
+        before = memory(pid)
+        with Swarm(odoo, DATABASE, clients, lambda index: [f"{tag}-{index}", tag], last=first) as swarm:
+            swarm.settle(60)
+            yield Result("growth", case, name, "memory", "MiB", memory(pid))
+            yield Result("growth", case, name, "memory per client", "KiB", (memory(pid) - before) * 1024 / clients)
+            yield Result("growth", case, name, "opening", "ms", statistics.median(swarm.opening) * 1000)
+            if name == "addon":
+                yield from caught_up(stack, case, name, swarm, sender, tag)
+
+
+def caught_up(stack, case, name, swarm, sender, tag):
+    """Terminate the listening backend and watch."""
+    missed, = sender.insert([tag])
+    with Watch(stack, swarm) as watch:
+        began = time.monotonic()
+        stack.postgres.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                             " WHERE application_name LIKE 'bus_alt_connection bus%'")
+        served = swarm.wait(missed, PATIENCE)
+    times = sorted(at - began for client in swarm.clients for entry, at in client.received if entry == missed)
+    yield Result("growth", case, name, "not caught up", "", len(swarm.clients) - len(times))
+    yield Result("growth", case, name, "reopened", "", swarm.reopened)
+    if served:
+        yield Result("growth", case, name, "catch-up, median client", "s", statistics.median(times))
+        yield Result("growth", case, name, "catch-up", "s", times[-1])
+    yield Result("growth", case, name, "stall", "ms", max(watch.pings, default=0) * 1000)
+    yield Result("growth", case, name, "connects meanwhile, longest", "ms", max(watch.opened, default=0) * 1000)
+    yield Result("growth", case, name, "server connections of the pooler, most", "", watch.servers)
+    yield Result("growth", case, name, "waiting for the pooler, most", "", watch.waiting)
+
+
+class Watch:
+    """Pings, connects and asks the pooler until the block ends; both go on for a moment longer."""
+
+    def __init__(self, stack, swarm):
+        self.stack, self.swarm = stack, swarm
+        self.pings, self.opened = [], []
+        self.servers = self.waiting = 0
+        self.ending = threading.Event()
+
+    def __enter__(self):
+        # a client's own websocket: it gets nothing, so only its pings are on it
+        self.swarms = [Swarm(self.swarm.odoo, DATABASE, 1, lambda _: [f"nobody-{time.monotonic_ns()}"], last=1)
+                       for _ in range(2)]
+        for swarm in self.swarms:
+            swarm.__enter__()
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self.ping, self.connect, self.ask)]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.ending.wait(0.5)
+        self.ending.set()
+        for thread in self.threads:
+            thread.join(70)
+        for swarm in self.swarms:
+            swarm.__exit__(*exc)
+
+    def ping(self):
+        while not self.ending.wait(0.02):
+            self.measure(self.pings, self.swarms[0], self.swarms[0].clients[0].ping)
+
+    def connect(self):
+        swarm = self.swarms[1]
+        while not self.ending.wait(0.05):
+            client = swarm.clients[0]
+            client.closing = True
+            swarm.loop.call_soon_threadsafe(client.transport.abort)
+            client = swarm.clients[0] = type(client)(swarm, client.channels, client.last)
+            self.measure(self.opened, swarm, client.open)
+
+    @staticmethod
+    def measure(times, swarm, coroutine):
+        try:
+            times.append(swarm.call(coroutine()))
+        except (OSError, TimeoutError):
+            times.append(60)
+
+    def ask(self):
+        while not self.ending.wait(0.1):
+            for row in self.stack.pgbouncer.show("POOLS"):
+                if row["database"] == DATABASE:
+                    self.servers = max(self.servers, int(row["sv_active"]))
+                    self.waiting = max(self.waiting, int(row["cl_waiting"]))

@@ -1,0 +1,107 @@
+"""How long from a commit to a websocket client, one notification at a time."""
+import contextlib
+import statistics
+import threading
+import time
+
+import requests
+
+from stack.client import OdooError
+
+from .clients import Sender, Swarm, login
+from .report import Result
+from .setups import DATABASE
+
+TITLE = "Latency"
+NOTE = ("From the commit of a notification to its arrival, one at a time, in milliseconds. Every client has "
+        "subscribed to the one channel, so each arrival is a query of Odoo's of its own. Busy: one HTTP worker "
+        "answers search_read all the time, on the same two cores. The floor is a script that hears the NOTIFY and "
+        "fetches nothing.")
+PLOTS = ["p50", "p99"]
+GIVE_UP = 2     # so many lost ones in a row
+SECONDS = 2     # after which one counts as lost
+
+
+def run(lab, quick):
+    rounds, counts = (2, {1: 40, 10: 10}) if quick else (3, {1: 400, 10: 100, 100: 20})
+    loads = ["idle", "busy"]
+    for _ in range(rounds):
+        for clients, number in counts.items():
+            for load in loads:
+                for name in lab.names:
+                    # the floor has one listener, and who hears nothing hears nothing ten times
+                    if clients == 1 or name not in ("floor", "pooled"):
+                        with lab.only(name), busy(lab, name, load == "busy"):
+                            measure = floor if name == "floor" else odoo
+                            delays, lost = measure(lab, name, clients, number)
+                        yield from results(f"{clients} clients, {load}" if clients > 1 else f"1 client, {load}",
+                                           name, delays, lost)
+
+
+def results(case, name, delays, lost):
+    yield Result("latency", case, name, "lost", "", lost)
+    if len(delays) < 10:
+        return
+    steps = statistics.quantiles(delays, n=1000, method="inclusive")
+    yield Result("latency", case, name, "p50", "ms", steps[499])
+    yield Result("latency", case, name, "p99", "ms", steps[989])
+    if len(delays) >= 400:
+        yield Result("latency", case, name, "p99.9", "ms", steps[998])
+
+
+def odoo(lab, name, clients, number):
+    channel = f"latency-{time.monotonic_ns()}"
+    with Sender(lab.pooler(name), DATABASE) as sender:
+        first, = sender.insert([channel])
+        with Swarm(lab.odoos[name], DATABASE, clients, lambda _: [channel], last=first) as swarm:
+            swarm.settle()
+            delays, lost, missed = [], 0, 0
+            for _ in range(number):
+                sent, = sender.insert([channel])
+                committed = time.monotonic()
+                sender.notify([f"[{sender.wire(channel)}]"])
+                missed = 0 if swarm.wait(sent, SECONDS) else missed + 1
+                for client in swarm.clients:
+                    at = [at for entry, at in client.received[-3:] if entry == sent]
+                    lost += not at
+                    delays.extend((when - committed) * 1000 for when in at)
+                if missed == GIVE_UP:
+                    break
+    return delays, lost
+
+
+def floor(lab, name, clients, number):
+    with Sender(lab.pooler(name), DATABASE) as sender:
+        committed, mark, tag = {}, lab.floor.mark(), f"floor-{time.monotonic_ns()}"
+        for index in range(number):
+            channel = f"{tag}-{index}"
+            sender.insert([channel])
+            committed[f"[{sender.wire(channel)}]"] = time.monotonic()
+            sender.notify([f"[{sender.wire(channel)}]"])
+            time.sleep(0.005)
+        time.sleep(0.2)
+    heard = {payload: at for at, payload in lab.floor.times(mark, tag)}
+    delays = [(heard[payload] - at) * 1000 for payload, at in committed.items() if payload in heard]
+    return delays, number - len(delays)
+
+
+@contextlib.contextmanager
+def busy(lab, name, wanted):
+    """Keep one HTTP worker of a setup at work; for the floor, one of the first Odoo."""
+    if not wanted:
+        yield
+        return
+    ending = threading.Event()
+    session = login(lab.odoos.get(name) or next(iter(lab.odoos.values())), DATABASE)
+
+    def work():
+        while not ending.is_set():
+            with contextlib.suppress(OdooError, requests.RequestException):
+                session.call_kw("ir.model.fields", "search_read", [["model", "like", "res."]], ["name"], limit=200)
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join(60)

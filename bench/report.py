@@ -1,0 +1,199 @@
+"""The documents: every figure as CSV, tables and plots for people. Made by the command, never by hand.
+
+Contract: results of the same measure, case, setup and metric are repetitions: shown is the median, with the least and
+the most; "×" is the ratio to Odoo straight to PostgreSQL, "floor ×" to the bare script, in the same run.
+"""
+import csv
+import datetime
+import os
+import platform
+import re
+import statistics
+from collections import namedtuple
+from pathlib import Path
+
+from .setups import SETUPS
+
+Result = namedtuple("Result", "measure case setup metric unit value")
+
+PLAIN = {"lost", "duplicated"}      # totals of all repetitions, no medians
+
+
+class Figures:
+    """All results of a run."""
+
+    def __init__(self, results):
+        self.values, self.units = {}, {}
+        for result in results:
+            key = result.measure, result.metric, result.setup, result.case
+            self.values.setdefault(key, []).append(result.value)
+            self.units[key[:2]] = result.unit
+
+    def metrics(self, measure):
+        return [metric for name, metric in self.units if name == measure]
+
+    def some(self, measure, metric, index):
+        """The setups (2) or the cases (3) of a metric, in order of appearance."""
+        return list(dict.fromkeys(key[index] for key in self.values if key[:2] == (measure, metric)))
+
+    def median(self, measure, metric, setup, case):
+        """A number, a text where it is none, or None."""
+        values = self.values.get((measure, metric, setup, case))
+        if not values or isinstance(values[0], str):
+            return values[0] if values else None
+        return sum(values) if metric in PLAIN else statistics.median(values)
+
+    def ratio(self, measure, metric, setup, case, to):
+        """To another setup's median of the same case; to the floor's first of the measure, where it has not that."""
+        if metric in PLAIN or setup == to:
+            return None
+        base = self.median(measure, metric, to, case)
+        if base is None and to == "floor":
+            cases = self.some(measure, metric, 3)
+            base = next((value for value in (self.median(measure, metric, to, case) for case in cases) if value), None)
+        own = self.median(measure, metric, setup, case)
+        return own / base if base and isinstance(own, (int, float)) else None
+
+    def rows(self):
+        """Of the CSV file."""
+        for (measure, metric, setup, case), values in self.values.items():
+            key = measure, metric, setup, case
+            numbers = [value for value in values if not isinstance(value, str)]
+            yield [measure, case, setup, metric, self.units[key[:2]], number(self.median(*key)), len(values),
+                   number(min(numbers, default=None)), number(max(numbers, default=None)),
+                   number(self.ratio(*key, to="direct")), number(self.ratio(*key, to="floor"))]
+
+    def cell(self, measure, metric, setup, case):
+        key = measure, metric, setup, case
+        value = self.median(*key)
+        if value is None:
+            return "–"
+        text, values = number(value), self.values[key]
+        if len(values) > 1 and metric not in PLAIN and not isinstance(value, str):
+            text += f" ({number(min(values))}–{number(max(values))})"
+        ratios = [(mark, self.ratio(*key, to=to)) for mark, to in (("×", "direct"), ("floor ×", "floor"))]
+        return ", ".join([text, *(f"{mark}{ratio:.2f}" for mark, ratio in ratios if ratio is not None)])
+
+
+def number(value):
+    """Three significant digits, whole numbers whole."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, int) or abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def title(setup):
+    return SETUPS[setup].title if setup in SETUPS else setup
+
+
+def machine(versions):
+    """One paragraph: what this was measured on, and with what."""
+    info = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", info, re.M)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    parts = [f"{os.cpu_count()} cores" + (f" ({model[1].strip()})" if model else ""), f"{pages:.0f} GiB of memory",
+             f"{platform.system()} {platform.release().split('-')[0]}"]
+    return (f"Measured on {datetime.date.today()}: {', '.join(parts)}; "
+            + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".")
+
+
+def list_table(head, rows):
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in [head, *rows]:
+        lines += [f"   {' ' if index else '*'} - {cell}".rstrip() for index, cell in enumerate(row)]
+    return [*lines, ""]
+
+
+def table(figures, measure, metric):
+    """Setups down, cases across; the other way round where there are many cases."""
+    setups, cases = figures.some(measure, metric, 2), figures.some(measure, metric, 3)
+    unit = figures.units[measure, metric]
+    label = f"{metric[:1].upper()}{metric[1:]}" + (f" ({unit})" if unit else "")
+    if len(cases) <= 6:
+        return list_table([label, *cases],
+                          [[title(setup), *(figures.cell(measure, metric, setup, case) for case in cases)]
+                           for setup in setups])
+    return list_table([label, *map(title, setups)],
+                      [[case, *(figures.cell(measure, metric, setup, case) for setup in setups)] for case in cases])
+
+
+def heading(text, line):
+    return [text, line * len(text), ""]
+
+
+def write_csv(path, head, rows):
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def write(folder, figures, parts, versions, command):
+    """performance.csv, performance.rst and its plots. `parts`: {measure: module}. Returns the paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "performance.csv"]
+    write_csv(paths[0], ["measure", "case", "setup", "metric", "unit", "median", "repetitions", "least", "most",
+                         "ratio to direct", "ratio to floor"], figures.rows())
+    lines = [*heading("Performance", "="), f"Made by ``{command}``; every figure is in ``performance.csv``.", "",
+             machine(versions), "",
+             "A cell is the median, in parentheses the least and the most of the repetitions, then the ratio to Odoo "
+             "straight to PostgreSQL (×) and to the bare script (floor ×). The setups took turns. Absolute figures are "
+             "this machine's; the ratios are what carries over.", ""]
+    for measure, module in parts.items():
+        if not figures.metrics(measure):
+            continue
+        lines += [*heading(module.TITLE, "-"), module.NOTE, ""]
+        for metric in figures.metrics(measure):
+            lines += table(figures, measure, metric)
+            if metric in module.PLOTS:
+                name = "performance-" + re.sub(r"\W+", "-", f"{measure}-{metric}").strip("-") + ".svg"
+                plot(folder / name, figures, measure, metric, module.TITLE)
+                paths.append(folder / name)
+                lines += [f".. image:: {name}", f"   :alt: {module.TITLE}: {metric}", ""]
+    paths.append(folder / "performance.rst")
+    paths[-1].write_text("\n".join(lines).rstrip() + "\n")
+    return paths
+
+
+def plot(path, figures, measure, metric, heading):
+    """Lines over the number that the cases hold; bars, side by side, where they hold none."""
+    import matplotlib
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 9})
+    from matplotlib import pyplot
+    setups, cases = figures.some(measure, metric, 2), figures.some(measure, metric, 3)
+    numbers = [re.match(r"\d+", case) for case in cases]
+    along = all(numbers) and len({found[0] for found in numbers}) == len(cases) > 2
+    fig, axes = pyplot.subplots(figsize=(7.5, 3.6))
+    width = 0.8 / len(setups)
+    for index, setup in enumerate(setups):
+        values = [figures.median(measure, metric, setup, case) for case in cases]
+        drawn = [(place, value) for place, value in enumerate(values) if isinstance(value, (int, float))]
+        if along:
+            axes.plot([int(numbers[place][0]) for place, _ in drawn], [value for _, value in drawn], marker="o",
+                      markersize=3, label=title(setup))
+        else:
+            axes.bar([place + (index - (len(setups) - 1) / 2) * width for place, _ in drawn],
+                     [value for _, value in drawn], width, label=title(setup))
+    if along:
+        axes.set_xscale("log", base=2 if int(numbers[-1][0]) <= 64 else 10)
+        axes.set_xticks([int(found[0]) for found in numbers], [found[0] for found in numbers])
+        axes.minorticks_off()
+        axes.set_xlabel(cases[-1].split(" ", 1)[1])
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_xticks(range(len(cases)), [case.replace(", ", ",\n") for case in cases])
+        axes.set_yscale("log")
+    unit = figures.units[measure, metric]
+    axes.set_ylabel(f"{metric} ({unit})" if unit else metric)
+    axes.set_title(heading)
+    axes.grid(axis="y", alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(fontsize=7, frameon=False)
+    fig.tight_layout()
+    fig.savefig(path, metadata={"Date": None})
+    pyplot.close(fig)

@@ -1,0 +1,204 @@
+"""Who takes part: Odoo in each of the ways a user could choose, all on one PostgreSQL, and a bare script as the floor.
+
+Contract: `start` starts one of them. `Lab` keeps one of each running; `lab.only(name)` stops (SIGSTOP) the listening
+processes of all others meanwhile, since every one of them gets every NOTIFY.
+"""
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+from stack import ADDON, say
+from stack.machine import pip_for, run
+from stack.pgbouncer import PgBouncer
+from stack.process import Program, children, wait_until
+
+DATABASE = "demo"
+PUBLISHED = "odoo-addon-bus-alt-connection"
+# Upstream's parent ends a worker that does not answer it for so long, and ours are stopped on purpose.
+UNWATCHED = {"limit_time_real": 100000, "limit_time_real_cron": 100000, "max_cron_threads": 0}
+
+Setup = namedtuple("Setup", "title pooler addon")     # pooler: which one, or None; addon: "", "published" or "ours"
+SETUPS = {
+    "floor": Setup("a bare psycopg2 script", None, ""),
+    "direct": Setup("Odoo straight to PostgreSQL", None, ""),
+    "pooled": Setup("Odoo behind PgBouncer (transaction mode)", "transaction", ""),
+    "session": Setup("the same, `postgres` in session mode", "session", ""),
+    "published": Setup("the published addon", "transaction", "published"),
+    "addon": Setup("this addon", "transaction", "ours"),
+    "addon direct": Setup("this addon, Odoo straight to PostgreSQL", None, "ours"),
+}
+
+
+def published(machine):
+    """The published addon of this series, from the package index into the cache: (addons folder, its version)."""
+    def make(folder):
+        command, env = pip_for(machine.cache, machine.python)
+        run([*command, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder,
+             f"{PUBLISHED}=={machine.odoo.series[0]}.0.*"],
+            f"could not download {PUBLISHED}: check the network", env=env)
+        wheel, = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+    folder = machine.cache.made(f"published-{machine.odoo.series[0]}", make)
+    wheel, = folder.glob("*.whl")
+    return folder / "odoo" / "addons", wheel.name.split("-")[1]
+
+
+def start(stack, name, workers=1, via=None, poolers=None, options=None):
+    """An Odoo in one of the ways. `via`: the (host, port) it is told in place of PostgreSQL's own."""
+    setup = SETUPS[name]
+    via = via or (stack.postgres.host, stack.postgres.port)
+    odoo = stack.odoo(pooled=setup.pooler is not None, direct=False, name=f"{name.replace(' ', '-')}-{time.time_ns()}")
+    options = {**UNWATCHED, **(options or {})}
+    load, env = "base,web", {}
+    if setup.pooler is None:
+        odoo.db_host, odoo.db_port = via
+    elif setup.pooler == "session":
+        pooler = (poolers or {}).get(name) or session_pooler(stack, via)
+        odoo.db_host, odoo.db_port = pooler.host, pooler.port
+    if setup.addon:
+        load += f",{ADDON}"
+    if setup.addon == "ours" and setup.pooler:
+        odoo.direct_host, odoo.direct_port = via
+    if setup.addon == "published":
+        options["addons_path"] = ",".join([*stack.machine.odoo.addons, str(published(stack.machine)[0])])
+        env = {"ODOO_IMDISPATCHER_DB_HOST": via[0], "ODOO_IMDISPATCHER_DB_PORT": str(via[1])}
+    return odoo.start(DATABASE, workers=workers, load=load, env=env, options=options)
+
+
+def session_pooler(stack, via=None):
+    """A PgBouncer like the shipped one, but that LISTEN holds: `postgres` in session mode."""
+    folder = stack.folder / f"pgbouncer-session-{time.time_ns()}"
+    pooler = stack.add(PgBouncer(stack.machine, folder, stack.postgres, databases={"postgres": "pool_mode=session"}))
+    pooler.target = via or pooler.target
+    return pooler.start()
+
+
+class Floor(Program):
+    """The script that listens and does nothing else."""
+
+    def __init__(self, stack):
+        super().__init__("the bare listener", stack.folder / "floor.log")
+        self.stack, self.folder = stack, stack.folder / "floor"
+
+    def start(self):
+        postgres = self.stack.postgres
+        env = {**os.environ, "PGPASSWORD": postgres.odoo_password, "PYTHONUNBUFFERED": "1"}
+        self.launch([sys.executable, Path(__file__).with_name("floor.py"), postgres.host, postgres.port], env,
+                    self.stack.folder)
+        wait_until(lambda: "listening" in self.log.read_text(), 30, "the bare listener does not listen")
+        return self
+
+    def mark(self):
+        """Where `times` is to begin."""
+        return self.log.stat().st_size
+
+    def times(self, mark, tag):
+        """[(time.monotonic(), payload)] of the payloads heard since that hold `tag`."""
+        with open(self.log) as log:
+            log.seek(mark)
+            lines = [line.rstrip("\n").partition(" ") for line in log if tag in line and line.endswith("\n")]
+        return [(float(at), payload) for at, _, payload in lines]
+
+
+class Lab:
+    """The setups `names`, started on a stack."""
+
+    def __init__(self, stack, names):
+        self.stack, self.names = stack, list(names)
+        self.odoos, self.poolers = {}, {}
+        self.floor = None
+
+    def __enter__(self):
+        say("starting " + ", ".join(SETUPS[name].title for name in self.names))
+        for name in self.names:
+            if name == "floor":
+                self.floor = self.stack.add(Floor(self.stack)).start()
+                continue
+            if SETUPS[name].pooler == "session":
+                self.poolers[name] = session_pooler(self.stack)
+            self.odoos[name] = start(self.stack, name, poolers=self.poolers)
+        self.stopped = set()
+        return self
+
+    def __exit__(self, *exc):
+        for pid in self.stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        for program in [*self.odoos.values(), self.floor]:
+            if program:
+                program.end_by_force()
+
+    def pooler(self, name):
+        """Where the queries and NOTIFYs of a setup go: what connects there, with `connect(database)`."""
+        if name == "floor" or SETUPS[name].pooler is None:
+            return self.stack.postgres
+        return self.poolers.get(name, self.stack.pgbouncer)
+
+    def pid(self, name):
+        """The process that listens for websockets."""
+        return self.floor.pid if name == "floor" else evented(self.odoos[name])
+
+    @contextlib.contextmanager
+    def only(self, name):
+        """Nobody else hears meanwhile."""
+        others = {self.pid(other) for other in self.names if other != name}
+        self.tell(signal.SIGSTOP, others - self.stopped)
+        self.tell(signal.SIGCONT, self.stopped - others)
+        self.stopped = others
+        self.rest(self.pid(name))
+        yield
+
+    @staticmethod
+    def rest(pid):
+        """Wait until a process does nothing: what came while it was stopped is done with."""
+        def rests():
+            before = cpu(pid)
+            time.sleep(0.1)
+            return cpu(pid) - before < 0.005
+        wait_until(rests, 60, "a process that was stopped does not come to rest")
+
+    @staticmethod
+    def tell(number, pids):
+        for pid in pids:
+            os.kill(pid, number)
+
+
+def evented(odoo):
+    """The process of an Odoo that serves websockets."""
+    if not odoo.workers:
+        return odoo.pid
+    return next(pid for pid in children(odoo.pid) if b"gevent" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def http_workers(odoo):
+    """The other children; there is no cron worker in a lab."""
+    return [pid for pid in children(odoo.pid) if pid != evented(odoo)]
+
+
+def cpu(pid):
+    """Seconds of processor time that a process has used, to the nanosecond."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+def memory(pid, field="Rss"):
+    """MiB: "Rss", or "Pss", where what processes share is shared out among them."""
+    return int(re.search(rf"^{field}:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1]) / 1024
+
+
+def versions(stack):
+    """What took part, for the documents: {name: version}."""
+    machine = stack.machine
+    found = subprocess.run([machine.pgbouncer, "--version"], capture_output=True, text=True,
+                           env={**os.environ, **machine.env}).stdout
+    release = stack.postgres.query("SHOW server_version")[0][0]
+    return {"Odoo": ".".join(map(str, machine.odoo.series)), "PostgreSQL": release.split()[0],
+            "PgBouncer": re.search(r"[\d.]+", found)[0], "the published addon": published(machine)[1],
+            "Python": sys.version.split()[0]}

@@ -1,0 +1,48 @@
+"""What it costs to load the addon: time and memory."""
+import re
+import time
+
+from stack import ADDON
+from stack.client import Session
+
+from .report import Result
+from .setups import DATABASE, evented, http_workers, memory, start
+
+TITLE = "Start-up"
+NOTE = ("Odoo is started and stopped, with the addon and without. Ready: from the start until HTTP and websockets "
+        "answer. Import: what Python says of the addon's own modules (-X importtime), all of them together. Memory "
+        "after a login: that of the process itself (RSS), and with what it shares with others shared out among them "
+        "(PSS).")
+PLOTS = []
+NAMES = ["direct", "published", "addon"]
+
+
+def run(lab, quick):
+    for _ in range(1 if quick else 5):
+        for name in NAMES:
+            began = time.monotonic()
+            odoo = start(lab.stack, name)
+            try:
+                yield Result("startup", "", name, "ready", "s", time.monotonic() - began)
+                Session(odoo, DATABASE)
+                for process, pid in (("HTTP worker", http_workers(odoo)[0]), ("evented process", evented(odoo))):
+                    for field in ("Rss", "Pss"):
+                        yield Result("startup", "", name, f"{process}, {field.upper()}", "MiB", memory(pid, field))
+            finally:
+                odoo.kill()
+            if name != "direct":
+                yield Result("startup", "", name, "import", "ms", importing(lab.stack, name))
+
+
+def importing(stack, name):
+    """Milliseconds that Python spends in the modules of the addon and in no other."""
+    command = stack.machine.odoo.command
+    stack.machine.odoo.command = [command[0], "-X", "importtime", *command[1:]]
+    try:
+        odoo = start(stack, name, workers=0)
+        odoo.kill()
+    finally:
+        stack.machine.odoo.command = command
+    # import time: own [us] | cumulative | name
+    own = re.findall(rf"^import time:\s+(\d+) \|\s+\d+ \|\s+odoo\.addons\.{ADDON}\b", odoo.log_text(), re.M)
+    return sum(map(int, own)) / 1000

@@ -1,0 +1,73 @@
+# License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
+"""``odoo bus_doctor``: finds what is wrong with the bus, and changes nothing.
+
+Series 19 loads this file alone, as ``odoo.cli.bus_doctor``; before, Odoo imports the addon. So
+nothing of the addon is imported before the command runs.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from odoo.cli import Command
+from odoo.modules import initialize_sys_path
+from odoo.tools import config
+
+COLOURS = {"ok": "32", "warning": "33", "failed": "31", "skipped": "2"}
+
+
+# Before series 15 the class's name is the command's.
+class bus_doctor(Command):
+    """Check the live bus, from its settings to a NOTIFY that arrives."""
+
+    name = "bus_doctor"
+
+    def run(self, args):
+        parser = argparse.ArgumentParser(
+            prog="%s bus_doctor" % os.path.basename(sys.argv[0]),
+            description=self.__doc__,
+            epilog="All other options are those of Odoo's server: -c, --db_host, --load, ..."
+            " Exit status: 0 all is well; 1 notifications arrive, but read the warnings;"
+            " 2 something is broken.",
+            allow_abbrev=False,
+        )
+        parser.add_argument("--json", action="store_true", help="write one JSON object instead")
+        options, others = parser.parse_known_args(args)
+
+        def save(*args, **kwargs):
+            parser.error("nothing is changed here, so there is nothing to save")
+
+        config.save = save
+        # The public function opens the server's log file, which this command leaves alone.
+        config._parse_config(others)
+        initialize_sys_path()
+
+        from odoo.addons.bus_alt_connection import doctor, settings
+
+        results = []
+        for result in doctor.examine(settings.Settings()):
+            results.append(result)
+            if not options.json:
+                _print(_line(result, sys.stdout.isatty()))
+        status, verdict = doctor.verdict(results)
+        if options.json:
+            checks = [dict(result._asdict()) for result in results]
+            _print(json.dumps({"status": status, "verdict": verdict, "checks": checks}, indent=2))
+        else:
+            _print(verdict)
+        sys.exit(status)
+
+
+def _line(result, coloured):
+    state = "%-7s" % result.state
+    if coloured:
+        state = "\x1b[%sm%s\x1b[0m" % (COLOURS[result.state], state)
+    remedy = " -> " + result.remedy if result.remedy else ""
+    return "%s  %s: %s%s" % (state, result.name, result.text, remedy)
+
+
+def _print(text):
+    # A server's message may hold letters that this terminal has not.
+    encoding = sys.stdout.encoding or "ascii"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

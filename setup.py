@@ -1,0 +1,68 @@
+"""The package `odoo-addon-bus-alt-connection`: the folder bus_alt_connection/ as `odoo.addons.bus_alt_connection`.
+
+Contract: Odoo finds the addon once it is installed beside it, with no addons path and no dependencies. The version is
+the manifest's. Any setuptools since Python 3.6's will do; nothing is imported from the addon, which needs an Odoo.
+"""
+import ast
+import os
+
+from setuptools import setup
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ADDON = "bus_alt_connection"
+PACKAGE = "odoo.addons." + ADDON
+DATA = ("static", "i18n", "readme", "data", "security", "views")
+
+
+def text(*path):
+    with open(os.path.join(HERE, *path), "rb") as stream:
+        return stream.read().decode("utf-8")
+
+
+def folders():
+    """The addon's folders that hold Python, as (package, folder) pairs."""
+    for folder, subfolders, files in os.walk(os.path.join(HERE, ADDON)):
+        subfolders[:] = sorted(name for name in subfolders if name not in ("__pycache__", "tests"))
+        if "__init__.py" in files:
+            path = os.path.relpath(folder, HERE)
+            yield "odoo.addons." + path.replace(os.sep, "."), path.replace(os.sep, "/")
+
+
+def data():
+    """All files of the addon that are not Python but part of it, as paths in it."""
+    for part in DATA:
+        for folder, _, files in os.walk(os.path.join(HERE, ADDON, part)):
+            for name in sorted(files):
+                yield os.path.relpath(os.path.join(folder, name), os.path.join(HERE, ADDON)).replace(os.sep, "/")
+
+
+manifest = ast.literal_eval(text(ADDON, "__manifest__.py"))
+packages = dict(folders())
+
+setup(
+    name="odoo-addon-" + ADDON.replace("_", "-"),
+    version=manifest["version"],
+    description=manifest["summary"],
+    long_description="\n\n".join(
+        text(ADDON, "readme", name + ".rst") for name in ("DESCRIPTION", "CONFIGURE", "USAGE")),
+    long_description_content_type="text/x-rst",
+    author=manifest["author"],
+    url=manifest["website"],
+    license="AGPL-3.0-or-later",
+    packages=sorted(packages),
+    package_dir=packages,
+    package_data={PACKAGE: sorted(data())},
+    python_requires=">=3.6",
+    zip_safe=False,
+    classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Environment :: Web Environment",
+        "Framework :: Odoo",
+        "Intended Audience :: System Administrators",
+        "License :: OSI Approved :: GNU Affero General Public License v3 or later (AGPLv3+)",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Topic :: Database",
+        "Topic :: System :: Monitoring",
+    ],
+)

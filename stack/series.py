@@ -1,0 +1,39 @@
+"""What the stack and the tests need to know of a series: the only place here that asks for its number.
+
+Contract: `Series(14).evented_port` is the value that holds since the nearest series at or below 14. A fact that is
+None, or empty, is a part that the series lacks.
+"""
+
+OLDEST = 12
+
+# fact: what it is since which series
+FACTS = {
+    # odoo.conf
+    "evented_port": {12: "longpolling_port", 16: "gevent_port"},
+    "server_wide": {12: "base,web"},                    # what Odoo loads by itself, without the addon
+    # the command line: 19 makes databases without demo data unless asked
+    "without_demo": {12: ["--without-demo=all"], 19: []},
+    # the clients: stack/client.py has a class of each name
+    "client": {12: "LongPolling", 16: "WebSocket"},
+    # from Python: the method of bus.bus, and what it is given before the message
+    "send": {12: "sendone", 15: "_sendone"},
+    "message_type": {12: None, 15: "bus_alt"},          # a message has a type since, and its channel a database
+    # who listens for "cron_trigger"
+    "cron_listeners": {12: None, 15: "one per cron thread or worker"},
+    # the dispatcher's class, and what of it the seam needs
+    "dispatcher": {12: "odoo.addons.bus.models.bus.ImDispatch", 20: "odoo.addons.bus.bus_dispatcher.BusDispatcher"},
+    "loop": {12: "loop", 20: "_listener_loop"},
+    "stop_event": {12: None, 15: "stop_event"},         # tells the dispatcher's loop to end
+}
+
+
+class Series:
+    """The facts of one series, as attributes."""
+
+    def __init__(self, number):
+        self.number = number
+        for fact, since in FACTS.items():
+            setattr(self, fact, since[max(series for series in since if series <= max(number, OLDEST))])
+
+    def __str__(self):
+        return f"series {self.number}"

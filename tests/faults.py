@@ -1,0 +1,182 @@
+"""The fault kit: real parts that break as a network breaks.
+
+`Proxy` stands between the listener and PostgreSQL and forwards, until it is told to freeze (TCP lives, nothing
+passes), to refuse, to delay or to cut. `Island` is a network namespace with an address of its own whose way back can
+be made a black hole: packets are dropped without a word. PostgreSQL and PgBouncer are broken by their own classes.
+"""
+import ctypes
+import os
+import select
+import shutil
+import socket
+import subprocess
+import threading
+import time
+
+CHUNK = 65536
+
+
+class Proxy:
+    """Forwards TCP from a port of its own to `target`, a (host, port).
+
+    :param listener: a listening socket, if it is not to be one of 127.0.0.1
+    """
+
+    def __init__(self, target, listener=None):
+        self.target = target
+        self.mode = "forward"
+        self.delay = 0.0            # seconds, each way
+        self.accepted = 0
+        self.pairs = set()
+        self.lock = threading.Lock()
+        self.socket = listener or socket.create_server(("127.0.0.1", 0))
+        self.host, self.port = self.socket.getsockname()
+        self.closed = False
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while not self.closed:
+            try:
+                client, _ = self.socket.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            if self.mode == "refuse":
+                # what a port without a server does: a reset
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                client.close()
+                continue
+            threading.Thread(target=self.forward, args=(client,), daemon=True).start()
+
+    def forward(self, client):
+        server = None
+        try:
+            while self.mode == "freeze" and not self.closed:
+                time.sleep(0.02)    # a frozen proxy accepts and does nothing
+            server = socket.create_connection(self.target, timeout=5)
+            for side in (client, server):
+                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self.lock:
+                self.pairs.add((client, server))
+            self.pump(client, server)
+        except OSError:
+            pass    # one side is gone, so the other goes
+        finally:
+            with self.lock:
+                self.pairs.discard((client, server))
+            for side in (client, server):
+                if side:
+                    side.close()
+
+    def pump(self, client, server):
+        other = {client: server, server: client}
+        while not self.closed:
+            ready, _, _ = select.select(list(other), [], [], 0.05 if self.mode == "forward" else 0.02)
+            if self.mode == "freeze":
+                time.sleep(0.02)
+                continue
+            for side in ready:
+                data = side.recv(CHUNK)
+                if not data:
+                    return
+                if self.delay:
+                    time.sleep(self.delay)
+                other[side].sendall(data)
+
+    def cut(self):
+        """End all connections at once, as a firewall that resets."""
+        with self.lock:
+            for pair in self.pairs:
+                for side in pair:
+                    try:
+                        side.shutdown(socket.SHUT_RDWR)
+                    except OSError:
+                        pass    # ended by itself meanwhile
+
+    def refuse(self):
+        self.mode = "refuse"
+        self.cut()
+
+    def freeze(self):
+        self.mode = "freeze"
+
+    def heal(self):
+        self.mode, self.delay = "forward", 0.0
+
+    def close(self):
+        self.closed = True
+        self.cut()
+        self.socket.shutdown(socket.SHUT_RDWR)      # closing alone would not end a waiting accept
+        self.socket.close()
+
+
+class Island:
+    """A host of its own: a network namespace with one address, joined to ours by a cable.
+
+    Needs root and iproute2; `why_not` says what is missing.
+    """
+
+    CLONE_NEWNET = 0x40000000
+
+    def __init__(self):
+        self.name = f"bus-alt-{os.getpid()}"
+        self.ours, self.address = "10.213.77.1", "10.213.77.2"
+        self.cable = f"ba{os.getpid() % 100000}"
+        self.proxy = None
+
+    @staticmethod
+    def why_not():
+        """Why this machine cannot have one, or None."""
+        if not shutil.which("ip"):
+            return "network namespaces need the program ip (Debian: iproute2)"
+        tried = subprocess.run(["ip", "netns", "add", "bus-alt-try"], capture_output=True, text=True)
+        if tried.returncode:
+            return f"network namespaces are not to be had here: {tried.stderr.strip()}"
+        subprocess.run(["ip", "netns", "del", "bus-alt-try"], check=False)
+        return None
+
+    def ip(self, *args, inside=False):
+        where = ["-n", self.name] if inside else []
+        subprocess.run(["ip", *where, *args], check=True, capture_output=True, text=True)
+
+    def __enter__(self):
+        self.ip("netns", "add", self.name)
+        try:
+            self.ip("link", "add", self.cable, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+            self.ip("addr", "add", f"{self.ours}/30", "dev", self.cable)
+            self.ip("link", "set", self.cable, "up")
+            self.ip("addr", "add", f"{self.address}/30", "dev", "eth0", inside=True)
+            self.ip("link", "set", "eth0", "up", inside=True)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        if self.proxy:
+            self.proxy.close()
+        subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
+        subprocess.run(["ip", "link", "del", self.cable], check=False, capture_output=True)
+
+    def serve(self, target):
+        """A Proxy that listens on the island and forwards to `target` of ours."""
+        found = []
+
+        def listen():   # a socket belongs to the namespace of the thread that makes it
+            with open(f"/run/netns/{self.name}") as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), self.CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            found.append(socket.create_server((self.address, 0)))
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        thread.join()
+        self.proxy = Proxy(target, listener=found[0])
+        return self.proxy
+
+    def drop(self):
+        """From now on nothing comes back from the island, and nobody says so."""
+        self.ip("route", "replace", "blackhole", f"{self.ours}/32", inside=True)
+
+    def heal(self):
+        self.ip("route", "del", "blackhole", f"{self.ours}/32", inside=True)

@@ -1,0 +1,300 @@
+"""Routing inside a real Odoo, through a real pooler: which `db_connect` goes where.
+
+Contract: a thread that is not marked gets upstream's own. In a marked one the first cursor on the system database
+listens directly, all others are pooled while it is open, and the next one listens when it is closed. After that nothing
+is left of it. PostgreSQL and the kernel are asked, not the addon.
+"""
+import contextlib
+import os
+import select
+import threading
+import time
+
+import psycopg2
+import pytest
+
+import odoo.sql_db
+from odoo import api
+from odoo.modules.registry import Registry
+from odoo.tools import config
+
+SYSTEM = "postgres"
+CYCLES = 5
+
+
+def wait_until(done, what, timeout=15):
+    deadline = time.monotonic() + timeout
+    while not done():
+        assert time.monotonic() < deadline, "not within %s s: %s" % (timeout, what() if callable(what) else what)
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """Asks PostgreSQL itself, past the pooler, as the role that Odoo is."""
+    connection = psycopg2.connect(
+        host=config["imdispatcher_db_host"], port=config["imdispatcher_db_port"], dbname=SYSTEM,
+        user=config["db_user"], password=config["db_password"])
+    connection.autocommit = True
+
+    def query(sql, *args):
+        with connection.cursor() as cr:
+            cr.execute(sql, args)
+            return cr.fetchall()
+    yield query
+    connection.close()
+
+
+@pytest.fixture
+def owner(addon):
+    """Marks as a listener's thread: what a cron thread is marked with."""
+    return addon.cron.Cron
+
+
+@pytest.fixture
+def listeners(postgres):
+    """The direct backends of this process, as PostgreSQL has them."""
+    def of_this_process():
+        return [pid for pid, in postgres("SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s ORDER BY pid",
+                                         "bus\\_alt\\_connection %% %d" % os.getpid())]
+    wait_until(lambda: not of_this_process(), "an earlier test's listener ends")
+    return of_this_process
+
+
+@pytest.fixture
+def notify():
+    """NOTIFY as every Odoo does: a short connection to the system database, through the pooler."""
+    def send(channel, payload):
+        with odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+            assert is_pooled(cr)
+            cr.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+    return send
+
+
+def is_pooled(cr):
+    """Whether this is upstream's own cursor, on a connection to the address that Odoo itself was given."""
+    assert type(cr).__module__ == "odoo.sql_db"
+    return cr._cnx.get_dsn_parameters()["port"] == str(config["db_port"])
+
+
+def received(mailbox, payload, timeout=10):
+    """Wait on a mailbox, as upstream's loop waits, until this payload is there."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if select.select([mailbox], [], [], deadline - time.monotonic())[0]:
+            mailbox.poll()
+            while mailbox.notifies:
+                if mailbox.notifies.pop(0).payload == payload:
+                    return True
+    return False
+
+
+@contextlib.contextmanager
+def listening(channel, listeners):
+    """A cursor that LISTENs, begun as upstream begins; PostgreSQL has its backend when the block begins."""
+    before = set(listeners())     # one that ended a moment ago may be among them
+    with odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+        cr.execute("LISTEN " + channel)
+        cr.commit()
+        wait_until(lambda: set(listeners()) - before, "a listener connects directly")
+        yield cr
+
+
+def run(*functions):
+    """Run each in a thread of its own, at the same time; an error in one is raised here."""
+    errors = []
+
+    def guarded(function):
+        try:
+            function()
+        except BaseException as exc:  # an assertion as well
+            errors.append(exc)
+    threads = [threading.Thread(target=guarded, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def test_an_unmarked_thread_gets_upstreams_own(addon, listeners):
+    for database in (SYSTEM, config["db_name"]):
+        database = database if isinstance(database, str) else database[0]
+        connection = odoo.sql_db.db_connect(database)
+        assert type(connection) is odoo.sql_db.Connection
+        assert connection.dbname == database
+        with connection.cursor() as cr:
+            assert is_pooled(cr)
+    assert not listeners()
+
+
+def test_upstreams_arguments_are_passed_on():
+    uri = "postgresql://%s:%s@%s:%s/%s" % (
+        config["db_user"], config["db_password"], config["db_host"], config["db_port"], SYSTEM)
+    with pytest.raises(ValueError, match="URI"):
+        odoo.sql_db.db_connect(uri)
+    with odoo.sql_db.db_connect(uri, allow_uri=True).cursor() as cr:
+        assert is_pooled(cr)
+
+
+def test_a_marked_thread_listens_directly(addon, owner, listeners, notify):
+    with addon.routing.listening_as(owner()), listening("inside", listeners) as cr:
+        notify("inside", "through the pooler")
+        assert received(cr._cnx, "through the pooler")
+        notify("another_channel", "not for us")
+        notify("inside", "the next one")
+        assert received(cr._cnx, "the next one")
+
+
+def test_only_the_first_cursor_listens(addon, owner, listeners, notify):
+    with addon.routing.listening_as(owner()):
+        for turn in ("first", "again"):     # when it is closed, the next one listens
+            with listening("inside", listeners) as cr:
+                for _ in range(3):
+                    connection = odoo.sql_db.db_connect(SYSTEM)
+                    assert type(connection) is odoo.sql_db.Connection
+                    with connection.cursor() as other:
+                        assert is_pooled(other)
+                        assert len(listeners()) == 1
+                notify("inside", turn)
+                assert received(cr._cnx, turn)
+            wait_until(lambda: not listeners(), "the listener ends")
+
+
+def test_other_databases_are_not_touched(addon, owner, listeners, request):
+    name = request.config.getoption("--odoo-database")
+    with addon.routing.listening_as(owner()):
+        assert type(odoo.sql_db.db_connect(name)) is odoo.sql_db.Connection
+        with odoo.sql_db.db_connect(name).cursor() as cr:
+            assert is_pooled(cr)
+        assert not listeners()
+        with listening("inside", listeners), odoo.sql_db.db_connect(name).cursor() as cr:
+            assert is_pooled(cr)
+
+
+def test_a_job_in_a_listeners_thread_notifies_through_the_pooler(addon, owner, listeners, request):
+    """A cron thread runs jobs while its listening cursor is open; what they send comes back to it."""
+    name = request.config.getoption("--odoo-database")
+    with addon.routing.listening_as(owner()), listening("imbus", listeners) as cr:
+        with Registry(name).cursor() as job:
+            api.Environment(job, api.SUPERUSER_ID, {})["bus.bus"]._sendone("inside", "bus_alt", {})
+            job.precommit.run()
+            job.postcommit.run()
+            job.rollback()
+        assert received(cr._cnx, '[["%s","inside"]]' % name)
+        assert len(listeners()) == 1
+
+
+def test_threads_are_on_their_own(addon, owner, listeners, notify):
+    """Two that are marked have a listener each; one that is not has none, at the same time."""
+    # each waits for all: the third looks while both listen
+    together = threading.Barrier(3)
+
+    def marked(channel):
+        with addon.routing.listening_as(owner()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+            cr.execute("LISTEN " + channel)
+            together.wait(30)
+            together.wait(30)
+            assert received(cr._cnx, channel)
+
+    def unmarked():
+        together.wait(30)
+        wait_until(lambda: len(listeners()) == 2, lambda: "two listeners, but %s" % listeners())
+        assert type(odoo.sql_db.db_connect(SYSTEM)) is odoo.sql_db.Connection
+        together.wait(30)
+        notify("one", "one")
+        notify("two", "two")
+
+    run(lambda: marked("one"), lambda: marked("two"), unmarked)
+    wait_until(lambda: not listeners(), "both listeners end")
+
+
+def test_a_mark_ends_with_its_block(addon, owner, listeners):
+    class Broken(Exception):
+        pass
+
+    with pytest.raises(Broken), addon.routing.listening_as(owner()), listening("inside", listeners):
+        raise Broken()
+    wait_until(lambda: not listeners(), "the listener ends")
+    assert type(odoo.sql_db.db_connect(SYSTEM)) is odoo.sql_db.Connection
+    # inside a block, a cursor that ended with an error lets the next one listen
+    with addon.routing.listening_as(owner()):
+        with pytest.raises(Broken), listening("inside", listeners):
+            raise Broken()
+        wait_until(lambda: not listeners(), "the listener ends")
+        with listening("inside", listeners):
+            pass
+
+
+def test_a_query_of_another_kind_is_pooled(addon, owner, listeners):
+    with addon.routing.listening_as(owner()), listening("inside", listeners) as cr:
+        cr.execute("SELECT pg_is_in_recovery()")
+        assert cr.fetchone() == (False,)
+        direct, = listeners()
+        cr.execute("SELECT pg_backend_pid() != %s", (direct,))
+        assert cr.fetchone() == (True,)
+
+
+def test_a_listener_that_cannot_connect_ends_too(addon, owner, listeners, monkeypatch):
+    monkeypatch.setenv("IMDISPATCHER_DB_PORT", "1")
+    before = threads()
+    with addon.routing.listening_as(owner()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+        cr.execute("LISTEN inside")
+        wait_until(lambda: cr._listener.trouble.current, "it says that it cannot connect")
+        assert threads() - before
+    wait_until(lambda: not threads() - before, lambda: "threads that stay: %s" % (threads() - before))
+
+
+def test_the_next_host_is_tried(addon, owner, listeners, notify, monkeypatch):
+    monkeypatch.setenv("IMDISPATCHER_DB_HOST", "127.0.0.1,%s" % config["imdispatcher_db_host"])
+    monkeypatch.setenv("IMDISPATCHER_DB_PORT", "1,%s" % config["imdispatcher_db_port"])
+    with addon.routing.listening_as(owner()), listening("inside", listeners) as cr:
+        notify("inside", "here")
+        assert received(cr._cnx, "here")
+
+
+def threads():
+    return {thread.ident for thread in threading.enumerate() if thread.name.startswith("bus_alt_connection")}
+
+
+def descriptors():
+    """This process's open files, by what they are; /proc itself is open while it is read."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink("/proc/self/fd/" + number)
+            if not target.startswith("/proc/"):
+                found.append(target)
+    return sorted(found)
+
+
+def test_nothing_leaks_after_close(addon, owner, listeners, notify):
+    with addon.routing.listening_as(owner()):
+        with listening("inside", listeners):    # what is made once, by Odoo's pool or an import, is made now
+            notify("inside", "before")
+        wait_until(lambda: not listeners() and not threads(), "the first one ends")
+        before = descriptors()
+        for turn in range(CYCLES):
+            with listening("inside", listeners) as cr:
+                notify("inside", str(turn))
+                assert received(cr._cnx, str(turn))
+                # the listener and its attendant, those of the turn before are on their way out
+                wait_until(lambda: len(threads()) == 2, lambda: "two threads, but %s" % threads())
+                assert len(descriptors()) > len(before)
+            assert cr._cnx.closed
+        wait_until(lambda: not threads(), lambda: "threads that stay: %s" % threads())
+        wait_until(lambda: not listeners(), lambda: "backends that stay: %s" % listeners())
+        wait_until(lambda: len(descriptors()) <= len(before),
+                   lambda: "open files that stay: %s" % (set(descriptors()) - set(before)))
+        cr.close()      # a second time
+
+
+def test_a_cursor_that_never_listened_leaves_nothing(addon, owner):
+    with addon.routing.listening_as(owner()):
+        before = descriptors()
+        for _ in range(CYCLES):
+            odoo.sql_db.db_connect(SYSTEM).cursor().close()
+        wait_until(lambda: len(descriptors()) <= len(before),
+                   lambda: "open files that stay: %s" % (set(descriptors()) - set(before)))

@@ -1,0 +1,33 @@
+"""The bench runs: every setup took part, nothing was lost, the documents are written. Bounds are loose: no figures."""
+from bench import bad_day, report, setups
+from bench.__main__ import PARTS, bench, losses
+
+
+def test_bench_quick(stack, tmp_path):
+    figures, paths = bench(stack, list(PARTS), True, tmp_path)
+    assert not losses(figures)
+    assert all(path.stat().st_size for path in paths)
+    assert {path.name for path in paths} >= {"performance.csv", "performance.rst", "performance-latency-p50.svg"}
+    assert set(figures.some("latency", "lost", 2)) == set(setups.SETUPS)
+    for name in set(setups.SETUPS) - {"pooled", "floor"}:
+        assert figures.median("latency", "p50", name, "1 client, idle") < 1000
+    # who hears nothing shows that the others' hearing is no accident
+    assert figures.median("latency", "lost", "pooled", "1 client, idle")
+    for measure in PARTS:
+        assert figures.metrics(measure), f"no figures of {measure}"
+    assert figures.median("growth", "not caught up", "addon", "100 clients") == 0
+    few, many = (figures.median("connections", "idle", "addon", case) for case in ("1 worker", "4 workers"))
+    assert many <= few + 4, "the workers share the pool"
+
+
+def test_bad_day(stack, tmp_path):
+    faults, names = [bad_day.terminated, bad_day.malformed], ["published", "addon"]
+    outcomes = list(bad_day.bad_day(stack, watch=8, faults=faults, names=names))
+    for outcome in outcomes:
+        if outcome.setup == "addon":
+            assert outcome.back < 2 and not outcome.lost and not outcome.duplicated
+        else:
+            assert outcome.back is None, "the published addon is dark for 50 s"
+    for path in bad_day.write(tmp_path, outcomes, setups.versions(stack), watch=8):
+        assert ">8" in path.read_text()
+    assert report.number(0.1234) == "0.123"

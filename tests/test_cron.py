@@ -1,0 +1,104 @@
+"""The cron listeners through the same events: no thread ends, no worker stays deaf, a trigger is quick again at once."""
+import time
+
+import pytest
+from conftest import Servers
+from faults import Proxy
+from flow import when_serves
+from listeners import wait_listening
+
+pytestmark = pytest.mark.needs("cron_listeners")
+
+QUICK = 2.0     # seconds from a trigger to its job; upstream's slow clock takes up to 60
+SILENT = 15.0
+
+
+@pytest.fixture(scope="module")
+def proxy(stack):
+    proxy = Proxy((stack.postgres.host, stack.postgres.port))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["threaded", "prefork"])
+def server(request, stack, proxy):
+    servers = Servers(stack)
+    try:
+        yield servers(workers=request.param, options={"imdispatcher_db_host": proxy.host,
+                                                      "imdispatcher_db_port": proxy.port})
+    finally:
+        servers.end()
+
+
+@pytest.fixture
+def trigger(server, bus, proxy):
+    """Triggers a job and returns how long it took to run, in seconds."""
+    client, sender = bus(server)
+    session = sender.session
+    model = session.call_kw("ir.model", "search", [["model", "=", "res.partner"]], limit=1)[0]
+    job = session.call_kw("ir.cron", "create", {
+        "name": "Say so on the bus", "model_id": model, "state": "code", "active": True, "interval_number": 1,
+        "interval_type": "months", "nextcall": "2100-01-01 00:00:00",
+        "code": f"env['bus.bus']._sendone('{sender.channel}', 'bus_alt', 'ran')"})
+    action = session.call_kw("ir.actions.server", "create", {
+        "name": "Trigger it", "model_id": model, "state": "code", "code": f"env['ir.cron'].browse({job})._trigger()"})
+
+    def run(timeout=20):
+        before = time.monotonic()
+        session.call_kw("ir.actions.server", "run", [action])
+        assert client.next(timeout=timeout).payload == "ran"
+        return time.monotonic() - before
+
+    yield run
+    proxy.heal()
+    session.call_kw("ir.cron", "unlink", [job])
+
+
+def listening(stack, server):
+    return wait_listening(stack.postgres, server, "cron")
+
+
+def test_backend_terminated(trigger, server, stack):
+    for _ in range(2):
+        pid, = listening(stack, server)
+        stack.postgres.query("SELECT pg_terminate_backend(%s)", [pid])
+        assert listening(stack, server) != [pid]
+        assert trigger() < QUICK
+
+
+def test_postgresql_restarts(trigger, server, stack):
+    stack.postgres.restart("immediate")
+    when_serves(lambda: stack.pgbouncer.connect("demo"))
+    listening(stack, server)
+    assert trigger() < QUICK
+
+
+def test_frozen_proxy(trigger, server, proxy, stack):
+    listening(stack, server)
+    since = server.log_size()
+    proxy.freeze()
+    server.wait_log("cron listener lost its connection .* silent", timeout=SILENT + 5, since=since)
+    # degraded, not dark
+    assert trigger() < 10.0
+    proxy.heal()
+    server.wait_log("cron listener is back", since=since)
+    assert trigger() < QUICK
+
+
+def test_triggered_while_nobody_listened(trigger, server, proxy, stack):
+    """A trigger that fell into the gap is found when the listener is back, not a minute later."""
+    listening(stack, server)
+    proxy.refuse()
+    wait_listening(stack.postgres, server, "cron", count=0)
+    proxy.heal()
+    assert trigger() < QUICK + 1.0
+
+
+def test_no_thread_ends(trigger, server, stack):
+    """Upstream's own query on its slow clock fails while PostgreSQL is away; its thread goes on all the same."""
+    stack.postgres.stop("fast")
+    stack.postgres.start()
+    when_serves(lambda: stack.pgbouncer.connect("demo"))
+    pid, = listening(stack, server)
+    assert trigger() < QUICK
+    assert listening(stack, server) == [pid]

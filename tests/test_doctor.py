@@ -1,0 +1,403 @@
+"""The doctor names what is wrong, and so do the log and the health route, in the same words.
+
+One test a way to misconfigure it: an Odoo and the doctor are started with the same wrong setting. Nobody looks at
+anything but what an administrator sees: the command's output and exit status, the log, the route.
+"""
+import contextlib
+import datetime
+import ipaddress
+import itertools
+import json
+import os
+import pty
+import socket
+import subprocess
+
+import pytest
+import requests
+
+from stack.client import Session
+from stack.postgres import Postgres
+from stack.process import free_port, wait_until
+
+DEADLINE = 60       # seconds, for a command that takes two
+# the waits of the addon itself, shortened
+FAST = {"IMDISPATCHER_PROBE_TIMEOUT_SECONDS": "0.5", "IMDISPATCHER_CONNECT_TIMEOUT_SECONDS": "2"}
+STATES = ["ok", "skipped", "warning", "failed"]
+CHECKS = ["settings", "server-wide", "pooled address", "pooled mode", "direct address", "direct credentials",
+          "direct TLS", "direct server", "direct pooler", "NOTIFY", "connections"]
+
+
+NAMES = itertools.count(1)
+
+
+class Doctor:
+    """Runs the command for an Odoo that need not run."""
+
+    def __init__(self, odoo, options=None):
+        self.odoo, self.options = odoo, options
+
+    def start(self, *args, env=None, **kw):
+        # where the command is found has to be known before it is: -c comes too late for that
+        env = {"ODOO_RC": str(self.odoo.config(self.options)), **FAST, **(env or {})}
+        self.secrets = {self.odoo.password, env.get("IMDISPATCHER_DB_PASSWORD", self.odoo.password)}
+        return subprocess.Popen([*self.odoo.source.command, "bus_doctor", *args], env=self.odoo.env(env),
+                                cwd=self.odoo.folder, stdin=subprocess.DEVNULL,
+                                **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **kw})
+
+    def end(self, process):
+        try:
+            out, err = process.communicate(timeout=DEADLINE)
+        finally:
+            process.kill()
+        assert not [secret for secret in self.secrets if secret in out + err]
+        assert "Traceback" not in err
+        return process.returncode, out, err
+
+    def run(self, *args, **kw):
+        return self.end(self.start(*args, **kw))
+
+    def checks(self, **kw):
+        """(exit status, {name: the worst check of that name})"""
+        return self.read(self.start("--json", **kw))
+
+    def read(self, process):
+        status, out, err = self.end(process)
+        report = json.loads(out)
+        assert report["status"] == status, err
+        worst = {}
+        for check in report["checks"]:
+            seen = worst.setdefault(check["name"], check)
+            if STATES.index(check["state"]) > STATES.index(seen["state"]):
+                worst[check["name"]] = check
+        assert sorted(worst) == sorted(CHECKS)      # each is reported, also what could not be checked
+        return status, worst
+
+
+@pytest.fixture
+def doctor(stack):
+    """`doctor(options)`: a Doctor for an Odoo of the stack."""
+    return lambda options=None, **kw: Doctor(stack.odoo(name=f"doctor-{next(NAMES)}", **kw), options)
+
+
+# -- all is well -------------------------------------------------------------------------------------------------------
+
+def test_all_is_well(doctor, postgres, pgbouncer):
+    status, checks = doctor().checks()
+    assert status == 0, checks
+    assert {check["state"] for check in checks.values()} == {"ok"}
+    assert "transaction mode" in checks["pooled mode"]["text"]
+    assert f"at 127.0.0.1 port {postgres.port}" in checks["pooled mode"]["text"]
+    assert "no pooler: backend pid" in checks["direct pooler"]["text"]
+    assert " ms" in checks["NOTIFY"]["text"]
+
+
+def test_it_leaves_no_listen_in_the_pool(doctor, pgbouncer):
+    doctor({"imdispatcher_db_port": pgbouncer.port}).checks()     # both of its LISTENs take the pooler
+    with contextlib.ExitStack() as open_until_the_end:
+        servers = pgbouncer.show("SERVERS")
+        assert servers
+        for _ in servers:
+            # in a transaction each, so that each holds another of the pool's connections
+            connection = open_until_the_end.enter_context(contextlib.closing(pgbouncer.connect()))
+            connection.autocommit = False
+            cr = connection.cursor()
+            cr.execute("SELECT array_agg(channel) FROM pg_listening_channels() AS channel")
+            assert cr.fetchall() == [(None,)]
+
+
+def test_its_lines(doctor):
+    status, out, err = doctor().run()
+    assert status == 0, out
+    lines = out.splitlines()
+    assert lines[-1] == "All is well."
+    assert all(line.startswith("ok       ") for line in lines[:-1])
+    assert "\x1b" not in out
+    assert err == ""
+
+
+def test_colours_on_a_terminal_only(doctor):
+    terminal, inner = pty.openpty()
+    try:
+        process = doctor().start(stdout=inner)
+        os.close(inner)
+        shown = b""
+        with contextlib.suppress(OSError):      # what Linux says at the end
+            while b"All is well." not in shown:
+                shown += os.read(terminal, 4096)
+        assert process.wait(DEADLINE) == 0
+    finally:
+        os.close(terminal)
+    assert b"\x1b[32mok" in shown
+
+
+def test_odoos_own_options(doctor):
+    """Given before the command, the addons path leads to it; everything else may follow it, as for the server."""
+    one = doctor()
+    odoo = one.odoo
+    command = [*odoo.source.command, f"--addons-path={odoo.addons_path()}", "bus_doctor", "-c", str(odoo.config()),
+               f"--db_port={odoo.db_port}", "--load=base,web", "--json"]
+    done = subprocess.run(command, env=odoo.env(FAST), cwd=odoo.folder, stdin=subprocess.DEVNULL, text=True,
+                          capture_output=True, timeout=DEADLINE)
+    assert done.returncode == 2, done.stderr
+    wrong, = [check for check in json.loads(done.stdout)["checks"] if check["state"] == "failed"]
+    assert wrong["name"] == "server-wide"
+    assert wrong["remedy"] == "Set server_wide_modules = base,web,bus_alt_connection"
+
+
+def test_it_saves_nothing(doctor):
+    one = doctor()
+    before = one.odoo.config().read_bytes()
+    status, out, err = one.run("--save")
+    assert status == 2
+    assert "nothing is changed" in err
+    assert one.odoo.config().read_bytes() == before
+
+
+# -- it works, but ... -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("env, words", [
+    ({"IMDISPATCHER_HEARTBEAT_SECONDS": "never"}, "HEARTBEAT_SECONDS is 'never', which is ignored"),
+    ({"IMDISPATCHER_HOST": "x"}, "IMDISPATCHER_HOST in the environment is no setting"),
+], ids=["wrong", "misspelt"])
+def test_a_setting_that_is_ignored(doctor, env, words):
+    status, checks = doctor().checks(env=env)
+    assert (status, checks["settings"]["state"]) == (1, "warning")
+    assert words in checks["settings"]["text"]
+    assert checks["NOTIFY"]["state"] == "ok"
+
+
+def test_more_connections_than_the_pooler_lets_in(doctor, pgbouncer):
+    pgbouncer.settings["stats_users"] = "odoo"
+    pgbouncer.reload()
+    try:
+        status, checks = doctor({"workers": 30}).checks()
+        assert (status, checks["connections"]["state"]) == (1, "warning")
+        assert "lets 1000 in" in checks["connections"]["text"]
+        assert "max_connections" in checks["connections"]["remedy"]
+        status, checks = doctor({"workers": 2}).checks()
+        assert (status, checks["connections"]["state"]) == (0, "ok")
+    finally:
+        del pgbouncer.settings["stats_users"]
+        pgbouncer.reload()
+
+
+def test_one_of_two_hosts_is_away(doctor, postgres):
+    hosts = {"imdispatcher_db_host": "127.0.0.1,127.0.0.1", "imdispatcher_db_port": f"{free_port()},{postgres.port}"}
+    status, checks = doctor(hosts).checks()
+    assert status == 1
+    assert "Another host is used" in checks["direct address"]["text"]
+
+
+def test_a_standby_beside_the_primary_is_well(doctor, postgres, standby):
+    hosts = {"imdispatcher_db_host": "127.0.0.1,127.0.0.1", "imdispatcher_db_port": f"{standby.port},{postgres.port}"}
+    assert doctor(hosts).checks()[0] == 0
+
+
+def test_without_a_pooler(doctor):
+    status, checks = doctor(pooled=False, direct=False).checks()
+    assert "no pooler, but PostgreSQL itself" in checks["pooled mode"]["text"]
+    assert checks["NOTIFY"]["state"] == "ok"
+    # two workers, a cron worker and the evented process, 64 connections each, are more than 200
+    assert status == 1
+    assert "without a pooler" in checks["connections"]["text"]
+
+
+def test_the_pooled_path_is_dark(doctor):
+    status, checks = doctor({"db_port": free_port()}).checks()
+    assert status == 2
+    assert checks["pooled address"]["state"] == "failed"
+    assert "check db_host, db_port" in checks["pooled address"]["remedy"]
+    assert checks["NOTIFY"]["state"] == "skipped"
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("days, state, words", [(365, "ok", "it is for doctor.test"),
+                                                (5, "warning", "Renew the server's certificate.")])
+def test_what_the_certificate_says(doctor, other, days, state, words):
+    certificate(other, days)
+    other.query("SELECT pg_reload_conf()")
+    # what was loaded is used from the next connection on
+    wait_until(lambda: served_days(other) == days, 10, "PostgreSQL did not load the certificate")
+    # not verify-full: libpq before 15 does not find an IP address in a certificate
+    env = {"IMDISPATCHER_DB_SSLMODE": "verify-ca", "IMDISPATCHER_DB_SSLROOTCERT": str(other.folder / "server.crt"),
+           **at(other)}
+    _status, checks = doctor().checks(env=env)
+    assert checks["direct TLS"]["state"] == state, checks["direct TLS"]
+    assert "certificate checked" in checks["direct TLS"]["text"]
+    assert words in f'{checks["direct TLS"]["text"]} {checks["direct TLS"]["remedy"]}'
+
+
+def test_a_certificate_that_nobody_checks(doctor, other, stack):
+    check = doctor().checks(env={"IMDISPATCHER_DB_SSLMODE": "require", **at(other)})[1]["direct TLS"]
+    assert "certificate not checked (sslmode TLS" in check["text"]
+    if stack.machine.odoo.series[0] >= 16:      # Odoo brings along what reads it
+        assert "it is for doctor.test" in check["text"]
+
+
+def certificate(server, days):
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "doctor.test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+            .serial_number(days).not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(server.host))]), False)
+            .add_extension(x509.BasicConstraints(True, None), True)
+            .sign(key, hashes.SHA256()))
+    for path, content in ((server.folder / "server.crt", made.public_bytes(serialization.Encoding.PEM)),
+                          (server.folder / "server.key", key.private_bytes(
+                              serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+                              serialization.NoEncryption()))):
+        path.touch(0o600)
+        path.write_bytes(content)
+        path.chmod(0o644 if path.suffix == ".crt" else 0o600)
+        if server.run_as:
+            os.chown(path, *server.run_as)
+
+
+def served_days(server):
+    """The serial number of the certificate that is in force, which is its days here."""
+    import ssl
+
+    from cryptography import x509
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection((server.host, server.port), 5) as plain:
+        plain.sendall(bytes([0, 0, 0, 8, 4, 210, 22, 47]))
+        assert plain.recv(1) == b"S"
+        with context.wrap_socket(plain) as secure:
+            return x509.load_der_x509_certificate(secure.getpeercert(True)).serial_number
+
+
+# -- it is broken ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def other(stack):
+    """Another cluster, which offers TLS."""
+    other = stack.add(Postgres(stack.machine, stack.folder / "doctor-other"))
+    other.init()
+    certificate(other, 365)
+    other.stop()
+    other.start(ssl="on", ssl_cert_file=other.folder / "server.crt", ssl_key_file=other.folder / "server.key")
+    yield other
+    other.kill()
+
+
+@pytest.fixture(scope="module")
+def standby(stack):
+    standby = stack.add(stack.postgres.standby(stack.folder / "doctor-standby"))
+    yield standby.start()
+    standby.kill()
+
+
+@pytest.fixture(scope="module")
+def barred(postgres):
+    """A role that pg_hba.conf lets in nowhere."""
+    postgres.query("CREATE ROLE doctor_barred LOGIN PASSWORD 'secret-barred'")
+    hba = postgres.data / "pg_hba.conf"
+    shipped = hba.read_text()
+    hba.write_text("host all doctor_barred all reject\n" + shipped)
+    postgres.query("SELECT pg_reload_conf()")
+    yield "doctor_barred"
+    hba.write_text(shipped)
+    postgres.query("SELECT pg_reload_conf()")
+    postgres.query("DROP ROLE doctor_barred")
+
+
+@pytest.fixture(scope="module")
+def full(postgres):
+    """A role for which the server has no connection left."""
+    postgres.query("CREATE ROLE doctor_full LOGIN PASSWORD 'secret-full' CONNECTION LIMIT 0")
+    yield "doctor_full"
+    postgres.query("DROP ROLE doctor_full")
+
+
+@pytest.fixture(scope="module")
+def black_hole():
+    """A port where connections are taken and nobody ever answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        yield listening.getsockname()[1]
+
+
+def test_a_copy_is_told_from_a_stranger(doctor, stack, postgres):
+    """A standby that was promoted has all that the primary has, but for what was written since."""
+    copy = stack.add(postgres.standby(stack.folder / "doctor-copy"))
+    try:
+        copy.start().promote()
+        checks = doctor({"imdispatcher_db_port": copy.port}).checks()[1]
+    finally:
+        copy.kill()
+    assert "another server" in checks["direct server"]["text"]
+    assert "copy of the other" in checks["direct server"]["text"]
+
+
+def at(server):
+    return {"IMDISPATCHER_DB_PORT": str(server.port), "IMDISPATCHER_DB_PASSWORD": server.odoo_password}
+
+
+# what is wrong: the environment that makes it so, the check that finds it, the name of the cause, words of the remedy
+WRONG = {
+    "password": (lambda get: {"IMDISPATCHER_DB_PASSWORD": "secret-wrong"},
+                 "direct credentials", "credentials", "imdispatcher_db_user and imdispatcher_db_password"),
+    "role": (lambda get: {"IMDISPATCHER_DB_USER": get("full"), "IMDISPATCHER_DB_PASSWORD": "secret-full"},
+             "connections", "full", "The server is full"),
+    "pg_hba": (lambda get: {"IMDISPATCHER_DB_USER": get("barred"), "IMDISPATCHER_DB_PASSWORD": "secret-barred"},
+               "direct credentials", "pg_hba", "to the server's pg_hba.conf"),
+    "no such database": (lambda get: {"IMDISPATCHER_DB_NAME": "nowhere"},
+                         "direct server", "database", "Set imdispatcher_db_name"),
+    "TLS refused": (lambda get: {"IMDISPATCHER_DB_SSLMODE": "require"},
+                    "direct TLS", "tls", "Set imdispatcher_db_sslmode"),
+    "standby": (lambda get: {"IMDISPATCHER_DB_PORT": str(get("standby").port)},
+                "direct server", "standby", "to the primary, or name all hosts"),
+    "another server": (lambda get: at(get("other")),
+                       "direct server", "other server", "to the server behind Odoo's own db_host"),
+    "another database": (lambda get: {"IMDISPATCHER_DB_NAME": "template1"},
+                         "direct server", "other database", "Set imdispatcher_db_name = postgres"),
+    "pooler": (lambda get: {"IMDISPATCHER_DB_PORT": str(get("pgbouncer").port)},
+               "direct pooler", "pooler", "to PostgreSQL itself"),
+    "refused": (lambda get: {"IMDISPATCHER_DB_PORT": str(free_port())},
+                "direct address", "unreachable", "is PostgreSQL up"),
+    "black hole": (lambda get: {"IMDISPATCHER_DB_PORT": str(get("black_hole"))},
+                   "direct address", "unreachable", "does a firewall"),
+    "unknown host": (lambda get: {"IMDISPATCHER_DB_HOST": "nowhere.invalid"},
+                     "direct address", "name", "that this machine can resolve"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_doctor_the_log_and_the_route_agree(wrong, request, odoo, doctor):
+    make, name, cause, words = WRONG[wrong]
+    env = {**FAST, **make(request.getfixturevalue)}
+    one = doctor()
+    process = one.start("--json", env=env)
+    server = odoo(env=env, options={"max_cron_threads": 0})
+    status, checks = one.read(process)
+
+    assert status == 2
+    check = checks[name]
+    assert check["state"] == "failed"
+    assert words in check["remedy"]
+    assert checks["NOTIFY"]["state"] in ("failed", "skipped")
+    # no other reason is named
+    assert {check["remedy"] for check in checks.values() if check["state"] == "failed"} == {check["remedy"]}
+
+    route = server.url + "/bus_alt_connection/health"
+    client = Session(server, "demo").subscribe(["doctor"])     # the listener starts with the first client
+    try:
+        wait_until(lambda: requests.get(route, timeout=5).json().get("cause") == cause, 20,
+                   lambda: f"the route says {requests.get(route, timeout=5).json()}")
+    finally:
+        client.close()
+    answer = requests.get(route, timeout=5)
+    assert answer.status_code == 503
+    assert answer.json() == {"status": "fail", "cause": cause, "remedy": check["remedy"]}
+    said = [line for line in server.log_text().splitlines() if check["remedy"] in line]
+    assert len(said) == 1, server.log_text()
+    assert "The bus listener" in said[0]

@@ -1,0 +1,189 @@
+"""Each row of the table "What must hold": a fault, how soon the bus is back, and nothing lost.
+
+On the threaded and the prefork server in turn. The listener reaches PostgreSQL through a proxy that can break.
+"""
+import random
+import time
+
+import pytest
+from conftest import Servers
+from faults import Island, Proxy
+from flow import Flow, when_serves
+from listeners import wait_listening
+
+from stack.process import wait_until
+
+# The heartbeat's defaults: a silent loss is noticed within their sum, and a retry away from being mended.
+SILENT = 15.0
+
+
+@pytest.fixture(scope="module")
+def proxy(stack):
+    proxy = Proxy((stack.postgres.host, stack.postgres.port))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["threaded", "prefork"])
+def server(request, stack, proxy):
+    servers = Servers(stack)
+    try:
+        yield servers(workers=request.param, options={"imdispatcher_db_host": proxy.host,
+                                                      "imdispatcher_db_port": proxy.port})
+    finally:
+        servers.end()
+
+
+@pytest.fixture
+def flow(server, stack, proxy):
+    with Flow(server, stack.pgbouncer, stack.postgres) as flow:
+        wait_listening(stack.postgres, server, "bus")
+        yield flow
+        proxy.heal()
+
+
+def test_backend_terminated(flow, server, postgres):
+    for _ in range(3):
+        pid, = wait_listening(postgres, server, "bus")
+        event = time.monotonic()
+        postgres.query("SELECT pg_terminate_backend(%s)", [pid])
+        assert flow.back_after(event) < 0.5
+    flow.check()
+
+
+def test_every_connection_cut(flow, server, proxy):
+    event = time.monotonic()
+    proxy.cut()
+    assert flow.back_after(event) < 0.5
+    flow.check()
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate", "killed"])
+def test_postgresql_restarts(flow, server, stack, mode):
+    if mode == "killed":
+        stack.postgres.kill()
+    else:
+        stack.postgres.stop(mode)
+    stack.postgres.start()
+    accepts = time.monotonic()
+    serves = when_serves(stack.pgbouncer.connect)
+    event = max(accepts, serves)
+    assert flow.back_after(event) < 1.0
+    flow.check()
+
+
+def test_postgresql_is_away(flow, server, stack, seconds=60):
+    stack.postgres.stop("fast")
+    over = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > over, seconds + 10, "time stands still")
+    stack.postgres.start()
+    event = max(time.monotonic(), when_serves(stack.pgbouncer.connect))
+    assert flow.back_after(event) < 1.0
+    flow.check()
+
+
+def test_frozen_proxy(flow, server, proxy, postgres):
+    since = server.log_size()
+    event = time.monotonic()
+    proxy.freeze()
+    server.wait_log(r"bus listener lost its connection .* silent", timeout=SILENT + 5, since=since)
+    assert time.monotonic() - event < SILENT
+    # degraded meanwhile, not dark
+    flow.wait_received(3, timeout=12, since=time.monotonic())
+    thaw = time.monotonic()
+    proxy.heal()
+    flow.wait_received(1, timeout=10, since=thaw)
+    flow.check()
+    assert flow.slowest() < SILENT + 10
+
+
+def test_direct_path_down(flow, server, proxy, seconds=25):
+    event = time.monotonic()
+    proxy.refuse()
+    flow.wait_received(int(seconds / flow.every) - 50, timeout=seconds + 15, since=event)
+    assert flow.slowest(since=event) < 10.0
+    healed = time.monotonic()
+    proxy.heal()
+    assert flow.back_after(healed) < 1.0
+    server.wait_log("bus listener is back")
+    # instant again
+    later = time.monotonic()
+    flow.wait_received(4, since=later)
+    assert flow.slowest(since=later) < 1.0
+    flow.check()
+
+
+def test_pooler_restarts(flow, server, stack, postgres):
+    since = server.log_size()
+    pid, = wait_listening(postgres, server, "bus")
+    stack.pgbouncer.restart()
+    event = when_serves(stack.pgbouncer.connect)
+    flow.wait_received(2, since=event)
+    stack.pgbouncer.stop()
+    over = time.monotonic() + 3
+    wait_until(lambda: time.monotonic() > over, 10, "time stands still")
+    stack.pgbouncer.start()
+    event = when_serves(stack.pgbouncer.connect)
+    flow.wait_received(2, since=event)
+    flow.check()
+    assert wait_listening(postgres, server, "bus") == [pid]
+    assert "bus listener" not in server.log_text(since)
+
+
+MALFORMED = [
+    "", " ", "null", "1", "true", '"text"', "{", "[", "]", "[null]", "[[]]", "[{}]", '{"a": [1]}', '[["a", ["b"]]]',
+    '[[["a"], 1]]', '[{"a": 1}]', "[" * 3900, "[" * 1500 + "]" * 1500, '["\\ud800"]', "[NaN]", "[1e999]",
+    "x" * 7999, '["' + "é" * 3900 + '"]', "\u20ac\u4e2d\U0001f600", "'; DROP TABLE bus_bus; --", "[0, -0.0, 1.5]",
+]
+
+
+def test_malformed_payloads(flow, server, postgres):
+    since = server.log_size()
+    pid, = wait_listening(postgres, server, "bus")
+    connection = postgres.connect(user="odoo")
+    cr = connection.cursor()
+    seed = random.randrange(2**32)
+    dice = random.Random(seed)
+    began, sent = time.monotonic(), 0
+    while time.monotonic() < began + 5:
+        payload = dice.choice(MALFORMED)
+        if dice.random() < 0.5:     # fuzz: any characters, or one that is right with a piece out of place
+            text = f'[["demo", "{flow.channel}"]]' if dice.random() < 0.5 else payload
+            cut = dice.randrange(len(text) + 1)
+            payload = text[:cut] + "".join(map(chr, dice.choices(range(1, 0x800), k=3))) + text[cut + 1:]
+        cr.execute("SELECT pg_notify('imbus', %s)", [payload[:3900]])
+        sent += 1
+    connection.close()
+    assert sent > 1000, "thousands a second"
+    flow.wait_received(4, since=time.monotonic())
+    assert flow.slowest() < 1.0, f"a gap; seed {seed}"
+    flow.check()
+    assert wait_listening(postgres, server, "bus") == [pid]
+    lines = [line for line in server.log_text(since).splitlines() if "malformed" in line]
+    assert len(lines) <= 1 and all(len(line) < 400 for line in lines)
+    assert "Traceback" not in server.log_text(since)
+
+
+def test_dropping_path(stack, odoo, request):
+    why = Island.why_not()
+    if why:
+        pytest.skip(why)
+    with Island() as island:
+        proxy = island.serve((stack.postgres.host, stack.postgres.port))
+        server = odoo(workers=2, options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": proxy.port})
+        with Flow(server, stack.pgbouncer, stack.postgres) as flow:
+            wait_listening(stack.postgres, server, "bus")
+            since = server.log_size()
+            event = time.monotonic()
+            island.drop()
+            server.wait_log(r"bus listener lost its connection", timeout=SILENT + 5, since=since)
+            assert time.monotonic() - event < SILENT
+            flow.wait_received(3, timeout=12, since=time.monotonic())
+            healed = time.monotonic()
+            island.heal()
+            assert flow.back_after(healed) < 1.0
+            server.wait_log("bus listener is back", since=since)
+            later = time.monotonic()
+            flow.wait_received(4, since=later)
+            assert flow.slowest(since=later) < 1.0
+            flow.check()

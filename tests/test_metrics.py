@@ -1,0 +1,126 @@
+"""The metrics say what happened, as Prometheus reads them."""
+import socket
+import time
+
+import psutil
+import pytest
+import requests
+from listeners import wait_listening
+from prometheus_client.parser import text_string_to_metric_families
+
+from stack.process import free_port, wait_until
+
+
+def scrape(port):
+    """{(name without prefix, listener): value}; nothing while nobody serves it"""
+    try:
+        answer = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5)
+    except requests.ConnectionError:
+        return {}
+    answer.raise_for_status()
+    found = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            prefix, name = sample.name[:19], sample.name[19:]
+            assert prefix == "bus_alt_connection_"
+            found[name, sample.labels["listener"]] = sample.value
+    return found
+
+
+def wait_metric(port, name, value, listener="bus", timeout=20):
+    wait_until(lambda: scrape(port).get((name, listener)) == value, timeout,
+               lambda: f"{name} is not {value}: {scrape(port)}")
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
+def test_what_they_say(odoo, bus, postgres, workers):
+    port = free_port()
+    server = odoo(workers=workers, options={"imdispatcher_metrics_port": port},
+                  env={"IMDISPATCHER_HEARTBEAT_SECONDS": "0.2"})
+    if workers:
+        server.wait_log("Metrics are served")
+    # the evented process has no listener yet, the threaded server that of cron, where cron listens
+    assert {listener for _name, listener in scrape(port)} <= (set() if workers else {"cron"})
+
+    client, sender = bus(server)
+    wait_metric(port, "connected", 1)
+    before = scrape(port)
+    assert before["reconnects_total", "bus"] == 0
+    assert before["degraded_seconds_total", "bus"] < 10
+
+    for number in range(3):
+        sender.send_orm(number)
+        assert client.next().payload == number
+    after = scrape(port)
+    assert after["notifications_received_total", "bus"] - before["notifications_received_total", "bus"] == 3
+    assert abs(after["last_notification_timestamp_seconds", "bus"] - time.time()) < 10
+    wait_until(lambda: 0 < scrape(port).get(("heartbeat_round_trip_seconds", "bus"), 0) < 1, 10, "no heartbeat is told")
+
+    postgres.query("NOTIFY imbus, 'no JSON'")
+    wait_metric(port, "malformed_total", 1)
+
+    pid, = wait_listening(postgres, server, "bus")
+    postgres.query("SELECT pg_terminate_backend(%s)", [pid])
+    wait_metric(port, "reconnects_total", 1)
+    wait_metric(port, "connected", 1)
+    wait_until(lambda: scrape(port)["wakeups_total", "bus"] > before["wakeups_total", "bus"], 10, "nobody was woken")
+    dark = scrape(port)["degraded_seconds_total", "bus"] - after["degraded_seconds_total", "bus"]
+    assert 0 < dark < 10
+    # nothing is counted while all is well
+    assert scrape(port)["degraded_seconds_total", "bus"] == scrape(port)["degraded_seconds_total", "bus"]
+
+
+def test_degraded_while_postgresql_is_away(odoo, bus, postgres):
+    port = free_port()
+    bus(odoo(options={"imdispatcher_metrics_port": port}))
+    wait_metric(port, "connected", 1)
+    postgres.stop()
+    try:
+        wait_metric(port, "connected", 0)
+        first = scrape(port)["degraded_seconds_total", "bus"]
+        wait_until(lambda: scrape(port)["degraded_seconds_total", "bus"] > first, 10, "the time does not grow")
+    finally:
+        postgres.start()
+    wait_metric(port, "connected", 1)
+
+
+def test_on_loopback_by_itself(odoo, bus):
+    port = free_port()
+    server = odoo(options={"imdispatcher_metrics_port": port})
+    bus(server)
+    server.wait_log("Metrics are served")
+    listening = {one.laddr for one in psutil.net_connections("tcp") if one.status == "LISTEN"}
+    assert [address for address, number in listening if number == port] == ["127.0.0.1"]
+
+
+def test_off_without_a_port(odoo, bus):
+    server = odoo()
+    bus(server)
+    server.wait_log("The bus listener is connected")
+    assert "metrics" not in server.log_text().lower()
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
+def test_a_port_that_is_taken_costs_a_line(odoo, bus, workers):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = odoo(workers=workers, options={"imdispatcher_metrics_port": taken.getsockname()[1]})
+        works_without_metrics(server, bus)
+
+
+def test_a_library_that_is_missing_costs_a_line(odoo, bus, tmp_path):
+    (tmp_path / "prometheus_client.py").write_text("raise ImportError\n")
+    own = odoo.stack.machine.odoo.env["PYTHONPATH"]
+    server = odoo(options={"imdispatcher_metrics_port": free_port()}, env={"PYTHONPATH": f"{tmp_path}:{own}"})
+    works_without_metrics(server, bus)
+
+
+def works_without_metrics(server, bus):
+    client, sender = bus(server)
+    sender.send_orm("all the same")
+    assert client.next().payload == "all the same"
+    complaints = [line for line in server.log_text().splitlines() if "metrics" in line.lower() and " ERROR " in line]
+    assert len(complaints) == 1, complaints
+    assert "imdispatcher_metrics_port" in complaints[0]
+    assert "Traceback" not in server.log_text()

@@ -1,0 +1,182 @@
+"""What is wrong with the direct address is said in one line, and the bus is degraded, not dark.
+
+Each case breaks one thing for real, awaits its line in the log, sees a notification arrive all the same, mends it
+where PostgreSQL can, and sees the listener come by itself.
+"""
+import time
+
+import pytest
+from flow import Flow
+from listeners import wait_listening
+
+from stack import Postgres
+from stack.client import compact
+from stack.process import free_port
+
+DEGRADED = 10.0     # seconds, for every notification
+
+
+@pytest.fixture(scope="module")
+def other(stack):
+    """Another cluster with the same role and password."""
+    other = stack.add(Postgres(stack.machine, stack.folder / "other"))
+    other.init()
+    other.query(f"ALTER ROLE odoo PASSWORD '{stack.postgres.odoo_password}'")
+    yield other
+    other.stop()
+
+
+@pytest.fixture(scope="module")
+def standby(stack):
+    standby = stack.add(stack.postgres.standby(stack.folder / "standby"))
+    standby.start()
+    yield standby
+    standby.stop()
+
+
+def degraded(stack, server, flow):
+    """Every notification arrives within the degraded time, and nothing of this shows a traceback or a secret."""
+    event = time.monotonic()
+    flow.wait_received(1, timeout=DEGRADED + 10, since=event)
+    assert flow.slowest(since=event) < DEGRADED
+    log = server.log_text()
+    assert stack.postgres.odoo_password not in log
+    assert "Traceback" not in log
+
+
+@pytest.fixture
+def see(stack, odoo):
+    """Start a server with these settings, await the line, see the bus degraded; and then see it heal, if it can."""
+    def see(line, heal=None, level="ERROR", **settings):
+        settings.setdefault("poll_seconds", 2)      # quicker than the default, which is tried below
+        env = {f"IMDISPATCHER_{name.upper()}": str(value) for name, value in settings.items()}
+        server = odoo(env=env, options={"max_cron_threads": 0})
+        with Flow(server, stack.pgbouncer, stack.postgres, every=1.0) as flow:
+            server.wait_log(rf"{level} .*bus listener.*{line}", timeout=30)
+            degraded(stack, server, flow)
+            if heal:
+                heal()
+                wait_listening(stack.postgres, server, "bus")
+                server.wait_log("bus listener is connected")
+                event = time.monotonic()
+                flow.wait_received(2, since=event)
+                assert flow.slowest(since=event) < 1.0
+            flow.check()
+        lines = [text for text in server.log_text().splitlines() if f" {level} " in text and "bus listener" in text]
+        assert len(lines) == 1, lines
+    return see
+
+
+def test_wrong_password(see, postgres):
+    postgres.query("CREATE ROLE direct LOGIN PASSWORD 'first'")
+    try:
+        see("password authentication failed.*imdispatcher_db_password", db_user="direct", db_password="second",
+            heal=lambda: postgres.query("ALTER ROLE direct PASSWORD 'second'"))
+    finally:
+        postgres.query("DROP ROLE direct")
+
+
+def test_unknown_database(see, postgres):
+    see('database "nowhere" does not exist.*imdispatcher_db_name', db_name="nowhere")
+
+
+def test_tls_refused(see):
+    see("server does not support SSL.*imdispatcher_db_sslmode", db_sslmode="require")
+
+
+def test_server_full(see, postgres):
+    postgres.query("CREATE ROLE direct LOGIN PASSWORD 'first' CONNECTION LIMIT 0")
+    try:
+        see("too many connections.*max_connections", db_user="direct", db_password="first",
+            heal=lambda: postgres.query("ALTER ROLE direct CONNECTION LIMIT 5"))
+    finally:
+        postgres.query("DROP ROLE direct")
+
+
+def test_recovery_mode(see, standby):
+    see("standby.*imdispatcher_db_host", db_host=standby.host, db_port=standby.port)
+
+
+def test_unknown_host(see):
+    see("could not resolve host name nowhere.invalid.*imdispatcher_db_host", db_host="nowhere.invalid")
+
+
+def test_nobody_there(see):
+    see("Connection refused.*imdispatcher_db_port", level="WARNING", db_host="127.0.0.1", db_port=free_port())
+
+
+def test_another_cluster(see, other):
+    see("another server than the one that NOTIFYs reach.*imdispatcher_db_host", db_host=other.host, db_port=other.port)
+
+
+def test_another_database(see):
+    see('database "demo" .* NOTIFYs go to "postgres".*imdispatcher_db_name = postgres', db_name="demo")
+
+
+def test_the_direct_port_is_the_pooler(see, pgbouncer):
+    see("pooler that shares its connections.*PostgreSQL itself", db_host=pgbouncer.host, db_port=pgbouncer.port)
+
+
+def test_nothing_configured_behind_the_pooler(stack, odoo):
+    server = odoo(direct=False)
+    with Flow(server, stack.pgbouncer, stack.postgres, every=1.0) as flow:
+        server.wait_log("ERROR .*bus listener.*pooler that shares its connections", timeout=30)
+        degraded(stack, server, flow)
+        flow.check()
+
+
+def test_no_pooler_at_all(stack, odoo, postgres):
+    """Where Odoo goes straight to PostgreSQL the listener heals as well, with nothing configured."""
+    server = odoo(pooled=False, direct=False)
+    with Flow(server, stack.pgbouncer, stack.postgres) as flow:
+        pid, = wait_listening(postgres, server, "bus")
+        event = time.monotonic()
+        postgres.query("SELECT pg_terminate_backend(%s)", [pid])
+        assert flow.back_after(event) < 0.5
+        flow.check()
+
+
+def test_the_pooler_sends_notifies_to_another_database(stack, odoo, pgbouncer, postgres):
+    """`postgres = … dbname=other` in pgbouncer.ini: only the LISTEN needs to be told."""
+    postgres.query("CREATE DATABASE signals OWNER odoo")
+    pgbouncer.databases["postgres"] = "dbname=signals"
+    pgbouncer.reload()
+    try:
+        server = odoo(options={"imdispatcher_db_name": "signals"})
+        with Flow(server, pgbouncer, postgres) as flow:
+            wait_listening(postgres, server, "bus")
+            flow.wait_received(4)
+            assert flow.slowest() < 1.0
+            flow.check()
+    finally:
+        del pgbouncer.databases["postgres"]
+        pgbouncer.reload()
+        pgbouncer.command("RECONNECT")
+
+
+def test_payloads_of_an_sql_ascii_database(stack, odoo, pgbouncer, postgres):
+    """Such a database passes on any bytes; psycopg2 would drop what it cannot decode, and what came behind it."""
+    postgres.query("CREATE DATABASE bytes OWNER odoo ENCODING 'SQL_ASCII' TEMPLATE template0")
+    pgbouncer.databases["postgres"] = "dbname=bytes"
+    pgbouncer.reload()
+    try:
+        server = odoo(options={"imdispatcher_db_name": "bytes"})
+        with Flow(server, pgbouncer, postgres) as flow:
+            pid, = wait_listening(postgres, server, "bus")
+            connection = postgres.connect("bytes")
+            connection.set_client_encoding("SQL_ASCII")
+            for _ in range(3):
+                # one statement, so that what is good comes right behind what is not
+                connection.cursor().execute(
+                    b"SELECT pg_notify('imbus', E'\\xe9\\xff'), pg_notify('imbus', '"
+                    + compact([flow.sender.wire_channel]).encode() + b"')")
+            event = time.monotonic()
+            flow.wait_received(4, since=event)
+            assert flow.slowest() < 1.0
+            flow.check()
+            assert wait_listening(postgres, server, "bus") == [pid]
+            server.wait_log("malformed")
+    finally:
+        del pgbouncer.databases["postgres"]
+        pgbouncer.reload()
+        pgbouncer.command("RECONNECT")

@@ -1,0 +1,92 @@
+"""PostgreSQL, the pooler and Odoo start in every order; and Odoo stops and reloads while things are broken."""
+import itertools
+import re
+
+import pytest
+from faults import Proxy
+from flow import Flow, when_serves
+from listeners import wait_listening
+
+from stack.client import Session
+
+PARTS = ("postgres", "pgbouncer", "odoo")
+
+
+@pytest.mark.parametrize("order", itertools.permutations(PARTS), ids="-".join)
+def test_every_order(stack, odoo, facts, order):
+    # Given a database by name, Odoo 19 itself ends at its start while PostgreSQL is away.
+    options = {"db_name": None, "dbfilter": "^demo$"}
+    stack.pgbouncer.stop()
+    stack.postgres.stop()
+    for part in order:
+        if part == "odoo":
+            server = odoo(workers=2, options=options, ready=False)
+            server.wait_log("The listeners of the bus and of cron connect to")
+        else:
+            getattr(stack, part).start()
+    when_serves(stack.pgbouncer.connect)
+    server.wait_ready()
+    with Flow(server, stack.pgbouncer, stack.postgres) as flow:
+        wait_listening(stack.postgres, server, "bus")
+        if facts.cron_listeners:
+            wait_listening(stack.postgres, server, "cron")
+        flow.wait_received(4)
+        assert flow.slowest() < 1.0
+        flow.check()
+
+
+STATES = ["listening", "refused", "frozen", "no postgresql", "misconfigured"]
+LONGEST = 10    # seconds a stop is watched: upstream's own may hang for much longer while the database is away
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
+def test_stops_in_any_state(stack, odoo, workers):
+    """As fast as without the addon, in the same state, with a client that is connected."""
+    proxy = Proxy((stack.postgres.host, stack.postgres.port))
+
+    def stops(state, load="base,web,bus_alt_connection"):
+        port = 1 if state == "misconfigured" else proxy.port
+        server = odoo(workers=workers, load=load,
+                      options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": port})
+        ours = "bus_alt" in load
+        with Session(server, "demo").subscribe(["a channel"]).wait_subscribed():
+            if ours and state == "misconfigured":
+                server.wait_log("bus listener cannot connect")
+            elif ours:
+                wait_listening(stack.postgres, server, "bus")
+            if state == "refused":
+                proxy.refuse()
+            elif state == "frozen":
+                proxy.freeze()
+            elif state == "no postgresql":
+                stack.postgres.stop("immediate")
+            if ours and state in ("refused", "no postgresql"):
+                server.wait_log("bus listener lost")
+            since = server.log_size()
+            took = server.stop(timeout=LONGEST)
+        proxy.heal()
+        if state == "no postgresql":
+            stack.postgres.start()
+            when_serves(stack.pgbouncer.connect)
+        assert not re.search(r"bus_alt_connection[^\n]*\nTraceback", server.log_text(since)), state
+        return took
+
+    try:
+        plain = {state: stops(state, load="base,web") for state in ("listening", "no postgresql")}
+        for state in STATES:
+            assert stops(state) < plain.get(state, plain["listening"]) + 2.0, state
+    finally:
+        proxy.close()
+
+
+def test_reload(stack, odoo):
+    server = odoo(workers=2)
+    with Flow(server, stack.pgbouncer, stack.postgres) as flow:
+        wait_listening(stack.postgres, server, "bus")
+        since = server.log_size()
+        server.reload()
+        server.wait_log("The listeners of the bus and of cron connect to", since=since)
+        server.wait_log("bus listener is connected", since=since)
+        flow.wait_received(4)
+        flow.check()
+        assert "Traceback" not in server.log_text(since)

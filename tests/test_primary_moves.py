@@ -1,0 +1,41 @@
+"""The primary moves: a standby is promoted and the old one is gone, with both named in one setting."""
+import time
+
+import pytest
+from flow import Flow, when_serves
+from listeners import wait_listening
+
+from stack import Stack
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
+def test_primary_moves(stack, workers):
+    with Stack(machine=stack.machine) as own:
+        own.database("demo")
+        standby = own.add(own.postgres.standby(own.folder / "standby"))
+        standby.start()
+        hosts = f"{own.postgres.host},{standby.host}"
+        ports = f"{own.postgres.port},{standby.port}"
+        server = own.odoo().start("demo", workers=workers, options={"imdispatcher_db_host": hosts,
+                                                                    "imdispatcher_db_port": ports})
+        with Flow(server, own.pgbouncer, own.postgres) as flow:
+            wait_listening(own.postgres, server, "bus")
+            sent = max(flow.committed)
+            # what was sent so far has to be on the standby, or it would be lost with the primary
+            lag = ("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn",
+                   own.postgres.query("SELECT pg_current_wal_lsn()")[0])
+            while not standby.query(*lag)[0][0]:
+                pass
+            own.postgres.kill()
+            standby.promote()
+            own.pgbouncer.target = (standby.host, standby.port)
+            own.pgbouncer.reload()
+            own.pgbouncer.command("RECONNECT")
+            event = max(time.monotonic(), when_serves(own.pgbouncer.connect))
+            assert flow.back_after(event) < 2.0
+            flow.postgres = standby
+            wait_listening(standby, server, "bus")
+            flow.stop()
+            received = [n.id for n in flow.received()]
+            assert received == sorted(set(received))
+            flow.wait_received(len([number for number in flow.rows() if number > sent or number in flow.committed]))

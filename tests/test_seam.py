@@ -1,0 +1,69 @@
+"""The seam: an Odoo in which it has moved keeps its own bus, and the shape that the dispatcher has after series 19."""
+import re
+from pathlib import Path
+
+import pytest
+from listeners import direct, wait_listening
+
+from stack.client import compact
+
+ADDONS = Path(__file__).parent / "addons"
+
+
+@pytest.mark.parametrize("moved, named", [
+    ("loop", "ImDispatch.loop"),
+    ("ImDispatch", "bus.models.bus.ImDispatch"),
+    ("db_connect", "odoo.sql_db.db_connect"),
+    ("cron_thread", "ThreadedServer.cron_thread"),
+])
+def test_it_has_moved(odoo, bus, postgres, facts, moved, named):
+    # straight to PostgreSQL, where the bus of Odoo itself works
+    server = odoo(workers=2, pooled=False, load="base,web,bus_test_order", addons=[ADDONS],
+                  env={"BUS_TEST_ORDER": "bus_test_moved,bus_alt_connection", "BUS_TEST_MOVED": moved})
+    client, sender = bus(server)
+    server.wait_log("listen imbus")
+    sender.send_orm("its own")
+    assert client.next().payload == "its own"
+    assert not direct(postgres, server)
+    # each process of the server loads the addon: one line each, and it is the same one
+    lines = re.findall(r" (\d+) ERROR (.*)$", server.log_text(), re.M)
+    assert len({pid for pid, _ in lines}) == len(lines) == 2, lines
+    for _, line in lines:
+        assert named in line
+        assert f"Odoo {facts.number}." in line
+    assert "Traceback" not in server.log_text()
+
+
+@pytest.fixture
+def system(postgres):
+    """A system database that is not called postgres."""
+    postgres.query("CREATE DATABASE system OWNER odoo")
+    yield "system"
+    postgres.query("DROP DATABASE system WITH (FORCE)")
+
+
+def test_after_19(odoo, pgbouncer, postgres, system):
+    """The dispatcher of bus.bus_dispatcher, as a stand-in has it; where it listens is a setting of Odoo's there."""
+    server = odoo(load="base,web,bus_test_order", addons=[ADDONS], options={"db_system": system},
+                  env={"BUS_TEST_ORDER": "bus_test_later,bus_alt_connection"})
+
+    def notified(channels, since):
+        connection = pgbouncer.connect(system)
+        connection.cursor().execute("SELECT pg_notify('imbus', %s)", [compact(channels)])
+        connection.close()
+        server.wait_log(r"fetched for \('demo', 'later'\)", since=since, timeout=10)
+
+    pid, = wait_listening(postgres, server, "bus")
+    assert postgres.query("SELECT datname FROM pg_stat_activity WHERE pid = %s", [pid]) == [(system,)]
+    # the first wake-up is the catch-up after the connect
+    server.wait_log("fetched for")
+    for _ in range(3):
+        notified([["demo", "later"]], server.log_size())
+    # what upstream's loop would fail on, and who is not here
+    notified([["other", "later"], [], 5, ["demo", ["x"]], {"a": 1}, ["demo", "later"]], server.log_size())
+    since = server.log_size()
+    postgres.query("SELECT pg_terminate_backend(%s)", [pid])
+    server.wait_log("bus listener is back", since=since)
+    server.wait_log("fetched for", since=since)     # the catch-up again
+    notified([["demo", "later"]], server.log_size())
+    assert "Traceback" not in server.log_text()
