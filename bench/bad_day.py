@@ -31,7 +31,7 @@ LAST = 3            # seconds that what was sent last may take
 Outcome = namedtuple("Outcome", "fault setup back slowest sent lost duplicated")
 
 NOTE = f"""Back: seconds from the end of the fault until the client had something that was sent after it. Longest:
-seconds that a notification took from its commit to the client, whenever it was sent; what never came is not in it.
+seconds that a notification took from its commit to the client, whenever it was sent.
 Lost: did not arrive within the {WATCH} s that were watched. The client keeps its last id, as a browser's does, so what
 it missed comes along with the next notification that wakes it.
 
@@ -178,7 +178,7 @@ def bad_day(stack, watch=WATCH, faults=FAULTS, names=NAMES):
             for side in sides:
                 outcome = side.close(fault.__doc__, over)
                 say(f"  {outcome.fault}, {SETUPS[side.name].title}: back after {seconds(outcome.back, watch)} s, "
-                    f"longest {outcome.slowest:.2f} s, {outcome.lost} of {outcome.sent} lost")
+                    f"longest {longest(outcome, watch)} s, {outcome.lost} of {outcome.sent} lost")
                 yield outcome
     finally:
         for side in sides:
@@ -191,23 +191,31 @@ def seconds(back, watch=WATCH):
     return f">{watch}" if back is None else f"{back:.2f}"
 
 
+def longest(each, watch=WATCH):
+    return f">{watch}" if each.back is None else f"{each.slowest:.2f}"
+
+
 def write(folder, outcomes, versions, watch=WATCH):
     """bad-day.csv and bad-day.rst."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "bad-day.csv", folder / "bad-day.rst"]
     head = ["fault", "setup", "back after (s)", "longest delivery (s)", "sent", "lost", "duplicated"]
     report.write_csv(paths[0], head,
-                     [[each.fault, each.setup, seconds(each.back, watch), f"{each.slowest:.2f}", *each[4:]]
+                     [[each.fault, each.setup, seconds(each.back, watch), longest(each, watch), *each[4:]]
                       for each in outcomes])
     names = list(dict.fromkeys(each.setup for each in outcomes))
-    rows = []
-    for fault in dict.fromkeys(each.fault for each in outcomes):
-        some = {each.setup: each for each in outcomes if each.fault == fault}
-        rows.append([fault, *(f"back after {seconds(some[name].back, watch)} s, longest {some[name].slowest:.2f} s, "
-                              f"{some[name].lost} of {some[name].sent} lost, {some[name].duplicated} twice"
-                              for name in names)])
+    faults = list(dict.fromkeys(each.fault for each in outcomes))
+    found = {(each.fault, each.setup): each for each in outcomes}
+    tables = []
+    for label, cell in (
+            ("back after (s)", lambda each: seconds(each.back, watch)),
+            ("longest from commit to client (s)", lambda each: longest(each, watch)),
+            ("lost", lambda each: f"{each.lost} of {each.sent}" if each.lost else "0"),
+            ("received twice", lambda each: each.duplicated)):
+        rows = [[fault, *(cell(found[fault, name]) for name in names)] for fault in faults]
+        tables += report.list_table([label, *map(report.title, names)], rows)
     lines = [*report.heading("A bad day", "="), "Made by ``./dev bad-day``; the same as ``bad-day.csv``.", "",
-             report.machine(versions), "", NOTE, "", *report.list_table(["fault", *map(report.title, names)], rows)]
+             report.machine(versions), "", NOTE, "", *tables]
     paths[1].write_text("\n".join(lines).rstrip() + "\n")
     return paths
 

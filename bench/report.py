@@ -81,7 +81,7 @@ def number(value):
         return value or ""
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:.0f}"
-    return f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.4f}"
 
 
 def title(setup):
@@ -110,13 +110,52 @@ def table(figures, measure, metric):
     """Setups down, cases across; the other way round where there are many cases."""
     setups, cases = figures.some(measure, metric, 2), figures.some(measure, metric, 3)
     unit = figures.units[measure, metric]
-    label = f"{metric[:1].upper()}{metric[1:]}" + (f" ({unit})" if unit else "")
+    label = f"{metric} ({unit})" if unit else metric
     if len(cases) <= 6:
         return list_table([label, *cases],
                           [[title(setup), *(figures.cell(measure, metric, setup, case) for case in cases)]
                            for setup in setups])
     return list_table([label, *map(title, setups)],
                       [[case, *(figures.cell(measure, metric, setup, case) for setup in setups)] for case in cases])
+
+
+def totals(figures, measure, metric):
+    """One line: who lost how many."""
+    found = {}
+    for (name, what, setup, _), values in figures.values.items():
+        if (name, what) == (measure, metric) and sum(values):
+            found[setup] = found.get(setup, 0) + sum(values)
+    return f"{metric.capitalize()}: " + (", ".join(f"{title(setup)} {count}" for setup, count in found.items())
+                                         or "none by anyone") + "."
+
+
+def glance(figures, folder):
+    """The table that says who needs what: one figure of each measurement, and of the bad day that lies beside it."""
+    wanted = [("latency", "p50", 0, "latency, × direct"), ("throughput", "rate", 0, "throughput, × direct"),
+              ("connections", "under load", -1, "server connections with {}")]
+    columns = [column for column in wanted if column[1] in figures.metrics(column[0])]
+    dark = {}
+    if (folder / "bad-day.csv").exists():
+        with open(folder / "bad-day.csv", newline="") as file:
+            for row in csv.reader(file):
+                dark.setdefault(row[1], row[2])     # the first fault: the listening backend is terminated
+    head, rows = ["", "notifications arrive"], []
+    for measure, metric, which, label in columns:
+        head.append(label.format(figures.some(measure, metric, 3)[which]))
+    head += ["dark after a lost connection (s)"] if dark else []
+    for setup in SETUPS:
+        if setup == "floor" or setup not in figures.some("latency", "lost", 2):
+            continue
+        lost = any(sum(values) for (_, metric, name, _), values in figures.values.items()
+                   if metric == "lost" and name == setup)
+        row = [title(setup), "no" if lost else "yes"]
+        for measure, metric, which, label in columns:
+            case = figures.some(measure, metric, 3)[which]
+            value = (figures.ratio(measure, metric, setup, case, "direct") if "×" in label and setup != "direct" else
+                     1.0 if "×" in label else figures.median(measure, metric, setup, case))
+            row.append("–" if value is None else f"{value:.2f}" if "×" in label else number(value))
+        rows.append(row + ([dark.get(setup, "–")] if dark else []))
+    return list_table(head, rows)
 
 
 def heading(text, line):
@@ -142,11 +181,16 @@ def write(folder, figures, parts, versions, command):
              "A cell is the median, in parentheses the least and the most of the repetitions, then the ratio to Odoo "
              "straight to PostgreSQL (×) and to the bare script (floor ×). The setups took turns. Absolute figures are "
              "this machine's; the ratios are what carries over.", ""]
+    if figures.metrics("latency"):
+        lines += [*heading("At a glance", "-"), *glance(figures, folder)]
     for measure, module in parts.items():
         if not figures.metrics(measure):
             continue
         lines += [*heading(module.TITLE, "-"), module.NOTE, ""]
         for metric in figures.metrics(measure):
+            if metric in PLAIN:
+                lines += [totals(figures, measure, metric), ""]
+                continue
             lines += table(figures, measure, metric)
             if metric in module.PLOTS:
                 name = "performance-" + re.sub(r"\W+", "-", f"{measure}-{metric}").strip("-") + ".svg"

@@ -28,11 +28,11 @@ Setup = namedtuple("Setup", "title pooler addon")     # pooler: which one, or No
 SETUPS = {
     "floor": Setup("a bare psycopg2 script", None, ""),
     "direct": Setup("Odoo straight to PostgreSQL", None, ""),
-    "pooled": Setup("Odoo behind PgBouncer (transaction mode)", "transaction", ""),
-    "session": Setup("the same, `postgres` in session mode", "session", ""),
+    "pooled": Setup("Odoo behind PgBouncer alone", "transaction", ""),
+    "session": Setup("PgBouncer, postgres in session mode", "session", ""),
     "published": Setup("the published addon", "transaction", "published"),
     "addon": Setup("this addon", "transaction", "ours"),
-    "addon direct": Setup("this addon, Odoo straight to PostgreSQL", None, "ours"),
+    "addon direct": Setup("this addon, straight to PostgreSQL", None, "ours"),
 }
 
 

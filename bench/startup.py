@@ -18,7 +18,7 @@ NAMES = ["direct", "published", "addon"]
 
 
 def run(lab, quick):
-    for _ in range(1 if quick else 5):
+    for _ in range(1 if quick else 3):
         for name in NAMES:
             began = time.monotonic()
             odoo = start(lab.stack, name)

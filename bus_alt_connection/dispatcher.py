@@ -13,6 +13,8 @@ import json
 import logging
 import time
 
+import odoo.service.server
+
 from . import routing
 from .listener import Backoff
 
@@ -67,9 +69,28 @@ def install():
     for name in ("run", loop):
         if not hasattr(upstream, name):
             return "bus dispatcher %s.%s" % (upstream.__name__, name)
+    if hasattr(upstream, "wakeup_workers") and odoo.service.server.server is None:
+        upstream.run = _ended_with_the_server(upstream.run)
     upstream.run = _marked(upstream.run)
     setattr(upstream, loop, _marked(_repeated(getattr(upstream, loop))))
     return None
+
+
+def _ended_with_the_server(run):
+    """Series 15 has the server end its loop if there is a server when ``bus`` is imported.
+
+    Where ``bus`` is loaded server-wide, as this addon has it, the server is only made afterwards.
+    """
+
+    @functools.wraps(run)
+    def run_until_the_server_stops(self, *args, **kwargs):
+        server = odoo.service.server.server
+        if server is not None:
+            server.on_stop(run.__globals__["stop_event"].set)
+            server.on_stop(self.wakeup_workers)
+        return run(self, *args, **kwargs)
+
+    return run_until_the_server_stops
 
 
 def _marked(run):

@@ -97,7 +97,7 @@ def examine(settings):
         pooled, result = open_pooled(settings)
         yield result
         yield _made("pooled mode", check_pooled_mode, settings, pooled)
-        direct, results = open_direct(settings)
+        direct, results = open_direct(settings, pooled)
         for result in results:
             yield result
         if direct is None:
@@ -232,14 +232,17 @@ def open_pooled(settings):
     return pooled, ok("pooled address", pooled.answers())
 
 
-def open_direct(settings):
+def open_direct(settings, pooled):
     """Open the connection that the listeners would have.
 
     :return: (Door or None, list of Result)
     """
     try:
-        infos = settings.direct()
-    except Invalid as exc:
+        if settings.auto and pooled is None:
+            raise Lost("imdispatcher_db_host is auto, and there is no pooled connection to ask")
+        told = link.told_address(pooled.link, pooled.info) if settings.auto else None
+        infos = settings.direct(told)
+    except (Invalid, Lost) as exc:
         return None, _no_direct([(None, str(exc))])
     direct, troubles, standing_by = None, [], []
     for info in infos:

@@ -9,14 +9,17 @@
 * While there is no proven listener, the table is asked for news on a slow clock.
 """
 
+import logging
 import random
 import threading
 import time
 
 import psycopg2
 
-from . import diagnosis
+from . import diagnosis, link
 from .link import Link, Lost
+
+_logger = logging.getLogger(__name__)
 
 
 class Attendant(threading.Thread):
@@ -82,47 +85,63 @@ class Attendant(threading.Thread):
     # -- the probe ----------------------------------------------------------------------------
 
     def _probe(self, session):
-        listener, pooled = self._listener, self._pooled()
+        listener, info, pooled = self._listener, self._settings.pooled(), self._pooled()
         try:
-            token = "probe %016x" % random.getrandbits(64)
-            session.expect(token)
+            session.expect(session.token)
             database, started = pooled.query(
                 "SELECT current_database(), pg_postmaster_start_time()::text,"
                 " pg_notify(%s, %s)",
-                (listener.private, token),
+                (listener.private, session.token),
             )[0][:2]
+            told = link.told_address(pooled, info)
         finally:
             pooled.close()
         deadline = time.monotonic() + self._settings.probe_timeout_seconds
         while not session.proven and listener.session is session:
             if time.monotonic() >= deadline:
                 self._probe_at = time.monotonic() + self._settings.poll_seconds
-                self._misrouted(session, database, started)
+                self._misrouted(session, (started, database), told)
                 return
             listener.wait_for_change(deadline - time.monotonic())
         if session.proven:
             listener.trouble.over()
+            if self._settings.auto:
+                _logger.info(
+                    "The %s listener keeps %s, the address that PostgreSQL told: a NOTIFY through"
+                    " Odoo's own address arrived there.",
+                    listener.owner.name,
+                    session,
+                )
 
-    def _misrouted(self, session, database, started):
+    def _misrouted(self, session, notifying, told):
         """Say what keeps the NOTIFYs from the listener, and what to change."""
         found = diagnosis.undelivered(
             session.place,
             listening=(session.server_started, session.database),
-            notifying=(started, database),
+            notifying=notifying,
             pooler=session.pooler,
             seconds=self._settings.probe_timeout_seconds,
         )
+        address = ""
+        if found.cause in ("pooler", "other server") and not self._settings.auto:
+            address = (
+                " (PostgreSQL says of itself: imdispatcher_db_host = %s, imdispatcher_db_port = %s)"
+                % told
+            )
         self._listener.trouble.misrouted(
             found,
-            "%s. %s. Until then the bus is asked for news every %g s."
-            % (found.text, found.remedy, self._settings.poll_seconds),
+            "%s. %s%s. Until then the bus is asked for news every %g s."
+            % (found.text, found.remedy, address, self._settings.poll_seconds),
         )
+        if self._settings.auto:  # an address that a server tells is kept only if it is proven
+            session.rejected = found.text
 
     # -- the catch-up -------------------------------------------------------------------------
 
     def _catch_up(self, session):
         """Wake everyone who waits, database by database, once the pooled path serves it."""
         waiting = self._listener.owner.waiting()
+        count = sum(map(len, waiting.values()))
         give_up = time.monotonic() + self.PATIENCE_SECONDS
         while waiting and self._listener.session is session and not self._listener.stopping:
             for database in list(waiting):
@@ -130,6 +149,8 @@ class Attendant(threading.Thread):
                     self._wake(waiting.pop(database))
             if waiting:
                 self._listener.wait_for_change(self.RETRY_SECONDS)
+        if not waiting and self._listener.connections > 1:
+            _logger.info("The %s listener woke %d that waited.", self._listener.owner.name, count)
 
     def _serves(self, database):
         """Whether the pooled path answers. A subscriber that is woken before would be cut off."""
@@ -164,8 +185,13 @@ class Attendant(threading.Thread):
         if now >= self._news_at:
             self._news_at = now + self._settings.poll_seconds
             owner = self._listener.owner
+            if self._listener.session is None:
+                self._listener.trouble.degraded(self._settings.poll_seconds)
             for database, wakers in owner.waiting().items():
-                self._ask(owner, database, wakers)
+                try:
+                    self._ask(owner, database, wakers)
+                except Lost:
+                    pass  # this database is dark as well; the next may answer
         return min(self._settings.poll_seconds, max(0.05, self._news_at - time.monotonic()))
 
     def _ask(self, owner, database, wakers):
@@ -175,10 +201,7 @@ class Attendant(threading.Thread):
             return
         first = database not in self._news
         news = self._news.setdefault(database, News(owner.table))
-        try:
-            pooled = self._pooled(database)
-        except Lost:
-            return  # dark as well; nothing could be served
+        pooled = self._pooled(database)
         try:
             channels = news.channels(pooled)
         finally:

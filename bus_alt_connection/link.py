@@ -17,6 +17,9 @@ import psycopg2
 from psycopg2 import extensions
 
 
+LOCAL = ("localhost", "::1")
+
+
 class Lost(Exception):
     """The connection could not be made, or is gone; the message is one line without secrets."""
 
@@ -81,6 +84,25 @@ def place(info):
         info.get("dbname"),
         info.get("user") or os.environ.get("PGUSER") or "the system's user",
     )
+
+
+def told_address(pooled, info):
+    """Where PostgreSQL says that it is, asked through another connection.
+
+    :param Link pooled: a connection to it, through a pooler or not
+    :param dict info: libpq keywords of that connection
+    :return: (host, port)
+    :raises Lost: if it cannot be asked
+    """
+    host, port = pooled.query(
+        "SELECT host(inet_server_addr()),"
+        " coalesce(inet_server_port(), current_setting('port')::int)"
+    )[0]
+    asked = info.get("host") or os.environ.get("PGHOST") or ""
+    remote = asked and not asked.startswith(("/", "@", "127.")) and asked not in LOCAL
+    if remote and (host is None or host.startswith("127.") or host in LOCAL):
+        host = asked  # the pooler's own machine, as it is called from here
+    return host or "localhost", port
 
 
 class Link(object):

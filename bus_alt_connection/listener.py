@@ -230,12 +230,30 @@ class Listener(threading.Thread):
     def _connect(self):
         """:return: a Session on the first host that takes a LISTEN"""
         problem = None
-        for info in self.settings.direct():
+        told = self._told() if self.settings.auto else None
+        for info in self.settings.direct(told):
             try:
                 return Session(self, info)
             except Lost as exc:
                 problem = problem or Lost("%s: %s" % (link.place(info), exc))
         raise problem
+
+    def _told(self):
+        """:return: (host, port) that PostgreSQL tells, asked through Odoo's own connection"""
+        info = self.settings.pooled()
+        try:
+            pooled = Link(
+                info,
+                tcp_timeout=self.settings.connect_timeout_seconds,
+                timeout=self.settings.connect_timeout_seconds,
+                wakeup=self._reader.fileno(),
+            )
+            try:
+                return link.told_address(pooled, info)
+            finally:
+                pooled.close()
+        except Lost as exc:
+            raise Lost("%s, to ask for PostgreSQL's address: %s" % (link.place(info), exc))
 
     def _report_connection(self, session):
         since, self.lost_at = self.lost_at, None
@@ -292,6 +310,8 @@ class Session(object):
         )
         self.place = link.place(info)
         self.proven = False  # a NOTIFY that took the pooled path has arrived here
+        self.rejected = None  # why it is not to be kept
+        self.token = "probe %016x" % random.getrandbits(64)
         self._expected = {}  # payload on the private channel -> time.monotonic() when it was sent
         try:
             self._prepare()
@@ -345,6 +365,8 @@ class Session(object):
         longest = self._settings.heartbeat_timeout_seconds
         beat_at = time.monotonic() + every
         while True:
+            if self.rejected:
+                raise Lost(self.rejected)
             beating = self._expected.get(BEAT)
             due = beat_at if beating is None else beating + longest
             # Read before judging: this process itself may have been stopped for a while.

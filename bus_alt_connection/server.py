@@ -37,6 +37,9 @@ def install():
         _logger.warning("No health route: this Odoo %s has no %s.", release.version, missing)
     if odoo.evented:
         metrics.serve()  # elsewhere with the first listener, which here awaits the first browser
+    if settings.auto:
+        _logger.info("The listeners of the bus and of cron ask PostgreSQL for its address (auto).")
+        return
     try:
         address = " or ".join(link.place(info) for info in settings.direct())
     except Invalid as exc:

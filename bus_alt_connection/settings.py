@@ -202,6 +202,11 @@ class Settings(object):
         """True if the listener has an address of its own."""
         return any(name in self.values for name in ("db_host", "db_port"))
 
+    @property
+    def auto(self):
+        """True if PostgreSQL itself is to be asked for its address."""
+        return self.values.get("db_host") == ["auto"]
+
     def pooled(self, database=None):
         """libpq keywords of Odoo's own connection, as a new dict.
 
@@ -211,9 +216,10 @@ class Settings(object):
         info["dbname"] = info.pop("database", None) or database or self._system
         return info
 
-    def direct(self):
+    def direct(self, told=None):
         """libpq keywords of the listening connection, one dict a host, in the order to try.
 
+        :param tuple told: (host, port) that PostgreSQL told, if the host is to be "auto"
         :raises Invalid: if the password file cannot be read any more
         """
         info = self.pooled()
@@ -226,6 +232,8 @@ class Settings(object):
             info["password"] = _secret(self.values["db_password_file"])
         hosts = self.values.get("db_host") or [info.get("host")]
         ports = self.values.get("db_port") or [info.get("port")]
+        if self.auto and told:
+            hosts, ports = [told[0]], self.values.get("db_port") or [told[1]]
         if len(ports) != len(hosts):
             ports = ports[:1] * len(hosts)
         return [dict(info, host=host, port=port) for host, port in zip(hosts, ports)]

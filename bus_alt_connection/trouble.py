@@ -134,9 +134,19 @@ class Trouble(object):
         if self._due(remedy):
             _logger.log(
                 level,
-                "The %s listener %s It is tried again.",
+                "The %s listener %s %s",
                 self.name,
                 self.current,
+                "It is tried again at once." if had_one else "It is tried again all the time.",
+            )
+
+    def degraded(self, seconds):
+        """While there is no connection the slow clock works."""
+        if self._due("degraded"):
+            _logger.warning(
+                "Degraded: until the %s listener is back there is news every %g s only.",
+                self.name,
+                seconds,
             )
 
     def misrouted(self, diagnosis, explanation):

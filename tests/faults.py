@@ -120,7 +120,8 @@ class Island:
 
     def __init__(self):
         self.name = f"bus-alt-{os.getpid()}"
-        self.ours, self.address = "10.213.77.1", "10.213.77.2"
+        net = f"10.213.{os.getpid() % 256}"      # of this process: several runs may go on here
+        self.ours, self.address = f"{net}.1", f"{net}.2"
         self.cable = f"ba{os.getpid() % 100000}"
         self.proxy = None
 

@@ -1,6 +1,14 @@
 """The bench runs: every setup took part, nothing was lost, the documents are written. Bounds are loose: no figures."""
+import pytest
+
 from bench import bad_day, report, setups
 from bench.__main__ import PARTS, bench, losses
+
+
+@pytest.fixture(autouse=True)
+def websockets(facts):
+    if facts.client != "WebSocket":
+        pytest.skip(f"the bench's clients are websockets, which {facts} has not")
 
 
 def test_bench_quick(stack, tmp_path):

@@ -172,3 +172,40 @@ def test_client_ports_sees_this_process(postgres):
         assert backends_of(postgres, [os.getpid()])
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize("way", ["tcp", "socket"])
+def test_auto(stack, odoo, bus, postgres, pgbouncer, way):
+    """`imdispatcher_db_host = auto`: PostgreSQL tells where it is, and the probe says whether that is true."""
+    if way == "socket":     # then the server has no address, and the pooler's own host is tried
+        pgbouncer.target = (postgres.socket_dir, postgres.port)
+        pgbouncer.reload()
+        pgbouncer.command("RECONNECT")
+    try:
+        server = odoo(direct=False, options={"imdispatcher_db_host": "auto"})
+        client, sender = bus(server)
+        server.wait_log(rf"bus listener keeps (127.0.0.1|localhost):{postgres.port}/postgres")
+        sender.send_orm("found")
+        assert client.next().payload == "found"
+        assert wait_listening(postgres, server, "bus")
+    finally:
+        pgbouncer.target = (postgres.host, postgres.port)
+        pgbouncer.reload()
+        pgbouncer.command("RECONNECT")
+
+
+def test_auto_where_the_address_does_not_lead(odoo, bus, postgres, pgbouncer):
+    """An address that is told but wrong is given up; the bus is degraded, and says why."""
+    server = odoo(direct=False, options={"imdispatcher_db_host": "auto", "imdispatcher_db_port": pgbouncer.port,
+                                         "imdispatcher_poll_seconds": 1})
+    client, sender = bus(server)
+    server.wait_log("ERROR .*bus listener hears nothing", timeout=30)
+    sender.send_orm("slowly")
+    assert client.next(timeout=20).payload == "slowly"
+    server.wait_log("bus listener lost its connection .* pooler that shares its connections", timeout=30)
+
+
+def test_the_error_line_gives_the_address(odoo, bus, postgres):
+    server = odoo(direct=False)
+    bus(server)
+    server.wait_log(rf"ERROR .*imdispatcher_db_host = 127.0.0.1, imdispatcher_db_port = {postgres.port}\b", timeout=30)

@@ -106,6 +106,16 @@ def test_it_leaves_no_listen_in_the_pool(doctor, pgbouncer):
             assert cr.fetchall() == [(None,)]
 
 
+def test_the_address_that_postgresql_tells(doctor, postgres):
+    auto = {"imdispatcher_db_host": "auto", "imdispatcher_db_port": None}
+    status, checks = doctor(auto).checks()
+    assert status == 0, checks
+    assert f"127.0.0.1:{postgres.port}/" in checks["direct address"]["text"]
+    status, checks = doctor({**auto, "db_port": free_port()}).checks()
+    assert (status, checks["direct address"]["state"]) == (2, "failed")
+    assert "auto" in checks["direct address"]["text"]
+
+
 def test_its_lines(doctor):
     status, out, err = doctor().run()
     assert status == 0, out

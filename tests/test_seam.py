@@ -67,3 +67,14 @@ def test_after_19(odoo, pgbouncer, postgres, system):
     server.wait_log("fetched for", since=since)     # the catch-up again
     notified([["demo", "later"]], server.log_size())
     assert "Traceback" not in server.log_text()
+
+
+@pytest.mark.needs("stop_event")
+def test_who_waits_is_woken_when_the_server_stops(odoo, bus):
+    """As in series 15, whose dispatcher finds no server to ask for it when it is loaded server-wide."""
+    server = odoo(load="base,web,bus_test_order", addons=[ADDONS],
+                  env={"BUS_TEST_ORDER": "bus_test_wakeup,bus_alt_connection"})
+    bus(server)
+    server.wait_log("listen imbus")
+    server.stop()
+    assert server.wait_log(r"woken up, the loop is told to end: (\w+)")[1] == "True"
