@@ -34,9 +34,8 @@ def backoff():
     package = types.ModuleType(ADDON)
     package.__path__ = [str(REPO / ADDON)]
     sys.modules.setdefault(ADDON, package)
-    module = "backoff" if (REPO / ADDON / "backoff.py").exists() else "listener"
     longest = importlib.import_module(f"{ADDON}.settings").TIMING["retry_max_seconds"][1]
-    return importlib.import_module(f"{ADDON}.{module}").Backoff, longest
+    return importlib.import_module(f"{ADDON}.backoff").Backoff, longest
 
 
 def odoo_path():

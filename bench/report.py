@@ -16,6 +16,8 @@ from .setups import SETUPS
 
 Result = namedtuple("Result", "measure case setup metric unit value")
 
+# one colour for a setup in all plots: greys and blues for what there is, the warm ones for this addon
+COLOURS = dict(zip(SETUPS, ["#bbbbbb", "#777777", "#000000", "#88ccee", "#4477aa", "#cc3311", "#ee9955"], strict=True))
 PLAIN = {"lost", "duplicated"}      # totals of all repetitions, no medians
 
 
@@ -213,15 +215,16 @@ def plot(path, figures, measure, metric, heading):
     along = all(numbers) and len({found[0] for found in numbers}) == len(cases) > 2
     fig, axes = pyplot.subplots(figsize=(7.5, 3.6))
     width = 0.8 / len(setups)
+    colours = {setup: COLOURS.get(setup, f"C{index}") for index, setup in enumerate(setups)}
     for index, setup in enumerate(setups):
         values = [figures.median(measure, metric, setup, case) for case in cases]
         drawn = [(place, value) for place, value in enumerate(values) if isinstance(value, (int, float))]
         if along:
             axes.plot([int(numbers[place][0]) for place, _ in drawn], [value for _, value in drawn], marker="o",
-                      markersize=3, label=title(setup))
+                      markersize=3, label=title(setup), color=colours[setup])
         else:
             axes.bar([place + (index - (len(setups) - 1) / 2) * width for place, _ in drawn],
-                     [value for _, value in drawn], width, label=title(setup))
+                     [value for _, value in drawn], width, label=title(setup), color=colours[setup])
     if along:
         axes.set_xscale("log", base=2 if int(numbers[-1][0]) <= 64 else 10)
         axes.set_xticks([int(found[0]) for found in numbers], [found[0] for found in numbers])
@@ -231,6 +234,7 @@ def plot(path, figures, measure, metric, heading):
     else:
         axes.set_xticks(range(len(cases)), [case.replace(", ", ",\n") for case in cases])
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
     unit = figures.units[measure, metric]
     axes.set_ylabel(f"{metric} ({unit})" if unit else metric)
     axes.set_title(heading)

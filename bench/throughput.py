@@ -17,7 +17,7 @@ PATIENCE = 60
 
 
 def run(lab, quick):
-    rounds, number, others = (1, 500, 2000) if quick else (3, 3000, 10000)
+    rounds, number, others = (1, 500, 2000) if quick else (3, 5000, 10000)
     cases = {"one hot channel": 1, "50 distinct channels": 50}
     for _ in range(rounds):
         for case, clients in cases.items():

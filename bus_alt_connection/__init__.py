@@ -5,11 +5,11 @@ Loaded server-wide, never installed in a database. What is in force once it is l
 
 * a thread that listens (the bus dispatcher, every cron worker or thread) gets its connection from
   ``routing``; every other connection in every process is Odoo's own, untouched;
-* upstream's loops run unchanged. What they wait on is a ``listener.Mailbox``, fed by a
+* upstream's loops run unchanged. What they wait on is a ``mailbox.Mailbox``, fed by a
   ``listener.Listener`` that holds the one direct connection and replaces it whenever it is lost;
 * ``healing`` finds what was notified meanwhile, through Odoo's pooled connection.
 
-Reading order: settings, link, listener, healing, routing, dispatcher, cron, status; then what
+Reading order: settings, link, mailbox, listener, healing, routing, dispatcher, cron, status; then what
 administrators see: health, metrics, doctor.
 """
 

@@ -14,7 +14,7 @@ import odoo.service.server
 from odoo.modules.registry import Registry
 
 from . import routing
-from .listener import Backoff
+from .backoff import Backoff
 
 _logger = logging.getLogger(__name__)
 
@@ -41,14 +41,11 @@ def _endless(cron_thread):
     def endless_cron_thread(self, *args, **kwargs):
         backoff = Backoff(longest=5.0)
         while True:
-            begun = time.monotonic()
             try:
                 with routing.listening_as(Cron()):
                     return cron_thread(self, *args, **kwargs)
             except Exception as exc:
                 _logger.warning("A cron thread failed (%s) and goes on.", exc)
-            if time.monotonic() - begun > 60:
-                backoff.reset()
             time.sleep(backoff.next())
 
     return endless_cron_thread

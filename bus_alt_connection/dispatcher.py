@@ -16,7 +16,7 @@ import time
 import odoo.service.server
 
 from . import routing
-from .listener import Backoff
+from .backoff import Backoff
 
 _logger = logging.getLogger(__name__)
 

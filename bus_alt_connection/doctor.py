@@ -180,8 +180,7 @@ def check_loaded():
 
 FACTS = (
     "SELECT pg_backend_pid(), pg_is_in_recovery(), current_database(),"
-    " pg_postmaster_start_time()::text, current_user, current_setting('server_version'),"
-    " host(inet_server_addr()), inet_server_port()"
+    " pg_postmaster_start_time()::text, current_user, current_setting('server_version')"
 )
 
 
@@ -203,7 +202,7 @@ class Door(object):
             raise
         self.seconds = time.monotonic() - begun
         self.pid, self.in_recovery, self.database, self.started = row[:4]
-        self.user, self.version, self.address, self.port = row[4:]
+        self.user, self.version = row[4:]
         self.pooler = self.pid != self.link.backend_pid
 
     def answers(self):
@@ -334,9 +333,8 @@ def check_pooled_mode(settings, pooled):
     name = "pooled mode"
     if pooled is None:
         return skipped(name, "there is no pooled connection")
-    behind = ""
-    if pooled.address:
-        behind = "; PostgreSQL says that it is at %s port %s" % (pooled.address, pooled.port)
+    told = link.told_address(pooled.link, pooled.info)
+    behind = "; PostgreSQL says that it is at %s port %s" % told
     try:
         other = Link(
             pooled.info, settings.connect_timeout_seconds, settings.connect_timeout_seconds

@@ -16,7 +16,6 @@ import time
 import psycopg2
 from psycopg2 import extensions
 
-
 LOCAL = ("localhost", "::1")
 
 

@@ -10,7 +10,6 @@ and a heartbeat, a NOTIFY to itself on a private channel, which proves all that 
 needs: network, server, LISTEN.
 """
 
-import collections
 import logging
 import os
 import random
@@ -18,14 +17,15 @@ import socket
 import threading
 import time
 
-import psycopg2
 from psycopg2 import extensions
 
 import odoo
 
 from . import link
+from .backoff import Backoff
 from .healing import Attendant
 from .link import Link, Lost, Stopped
+from .mailbox import Mailbox
 from .settings import Invalid, Settings
 from .trouble import Trouble
 
@@ -34,98 +34,11 @@ _logger = logging.getLogger(__name__)
 BEAT = "beat"  # a heartbeat's payload on the private channel
 
 
-class Mailbox(object):
-    """What upstream's loop gets as its connection: ``fileno``, ``poll`` and ``notifies``.
-
-    ``deliver`` may be called from any thread; the rest belongs to the loop.
-    """
-
-    def __init__(self, on_close):
-        self.notifies = []  # psycopg2 Notify, as on a psycopg2 connection
-        self.closed = 0
-        self._on_close = on_close
-        self._arrived = collections.deque()
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        self._signalled = False
-
-    def deliver(self, notification):
-        """Hand a psycopg2 ``Notify`` to the loop and wake it."""
-        self._arrived.append(notification)
-        self.wake()
-
-    def wake(self):
-        """Make the loop go round once."""
-        if self._signalled:
-            return  # one byte is enough for all that arrives before the loop looks
-        self._signalled = True
-        try:
-            self._writer.send(b".")
-        except OSError:
-            pass  # the loop has closed the mailbox, or has bytes enough to read
-
-    def fileno(self):
-        return self._reader.fileno()
-
-    def poll(self):
-        """Move what has arrived to ``notifies``.
-
-        :raises psycopg2.InterfaceError: if it is closed, as a psycopg2 connection does
-        """
-        if self.closed:
-            raise psycopg2.InterfaceError("connection already closed")
-        try:
-            while self._reader.recv(64):
-                pass
-        except OSError:
-            pass  # drained
-        # In this order: what arrives from here on is signalled anew.
-        self._signalled = False
-        while self._arrived:
-            self.notifies.append(self._arrived.popleft())
-        return extensions.POLL_OK
-
-    def close(self):
-        if not self.closed:
-            self.closed = 1
-            self._on_close()
-            self._reader.close()
-            self._writer.close()
-
-
-class Backoff(object):
-    """How long from the begin of one attempt to the next: at once, then slower, with jitter.
-
-    :param float longest: seconds; a thousand listeners of one server are spread over this time
-    """
-
-    FIRST = 0.05  # seconds, after the attempt that is made at once
-
-    def __init__(self, longest):
-        self.longest = longest
-        self._attempts = 0
-
-    def reset(self):
-        self._attempts = 0
-
-    def next(self):
-        """:return: seconds"""
-        self._attempts += 1
-        if self._attempts == 1:
-            return 0.0
-        ceiling = min(self.longest, self.FIRST * 2 ** min(self._attempts - 2, 16))
-        return random.uniform(ceiling / 2, ceiling)
-
-
 class Listener(threading.Thread):
     """Keeps one LISTENing connection.
 
     :param owner: whose listener it is, see ``dispatcher.Bus`` and ``cron.Cron``
     """
-
-    # A connection that lived this long was a good one: the next attempt is made at once.
-    GOOD_SECONDS = 5.0
 
     def __init__(self, owner):
         super(Listener, self).__init__(name="bus_alt_connection.%s" % owner.name)
@@ -153,9 +66,12 @@ class Listener(threading.Thread):
     # -- what the loop's thread calls ---------------------------------------------------------
 
     def listen(self, channel):
-        """Begin to listen; what arrives is found in the mailbox."""
+        """Name a channel; from ``begin`` on what arrives there is found in the mailbox."""
         self.channels.append(channel)
-        if not self.is_alive():
+
+    def begin(self):
+        """Begin to listen, as LISTEN does when its transaction commits."""
+        if self.channels and self.ident is None:
             self.start()
 
     def stop(self):
@@ -201,8 +117,6 @@ class Listener(threading.Thread):
                     self.trouble.lost(exc, had_one=self.lost_at > begun)
                 except Exception:  # a defect of this addon must not silence the bus
                     self.trouble.defect("The %s listener failed and is started again")
-                if time.monotonic() - begun > self.GOOD_SECONDS:
-                    backoff.reset()
                 pause = begun + backoff.next() - time.monotonic()
                 if pause > 0 and link.wait([self._reader.fileno()], [], pause):
                     break

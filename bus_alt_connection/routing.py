@@ -111,6 +111,7 @@ class ListeningCursor(object):
         return (False,) if self._in_recovery else self._pooled_cursor().fetchone()
 
     def commit(self):
+        self._listener.begin()
         if self._cursor is not None:
             self._cursor.commit()
 

@@ -382,7 +382,7 @@ def debian_odoo(cache, python):
 
 
 def debian_odoo_whole(cache, series):
-    """Debian's package of an older Odoo with the Python and the libraries of its release, unpacked and not installed."""
+    """Debian's package of an older Odoo, with the Python and the libraries of its release: unpacked, not installed."""
     package, release = PACKAGES[series]
 
     def make(folder):

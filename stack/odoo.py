@@ -104,7 +104,8 @@ class Odoo(Program):
             raise StackError(f"Odoo ended with code {done.returncode}: {self.trouble()}")
         return done.stdout
 
-    def start(self, database, workers=0, load=None, env=None, options=None, addons=(), args=(), ready=True, timeout=120):
+    def start(self, database, workers=0, load=None, env=None, options=None, addons=(), args=(), ready=True,
+              timeout=120):
         """Serve `database` (a name, or several in one string with commas).
 
         `load`: what server_wide_modules is to be, None for what the shipped odoo.conf says. `ready`: wait until it

@@ -23,7 +23,13 @@ FACTS = {
     # the dispatcher's class, and what of it the seam needs
     "dispatcher": {12: "odoo.addons.bus.models.bus.ImDispatch", 20: "odoo.addons.bus.bus_dispatcher.BusDispatcher"},
     "loop": {12: "loop", 20: "_listener_loop"},
+    # the path at which the web client opens a conversation of the module mail
+    "discuss_address": {12: None, 18: "/odoo/discuss?active_id=discuss.channel_{}"},
     "stop_event": {12: None, 15: "stop_event"},         # tells the dispatcher's loop to end
+    # Odoo's own Python needs cryptography, which reads certificates
+    "cryptography": {12: False, 16: True},
+    # upstream's tests of the addon bus that see a notification; those before test its assets
+    "upstream_tests_of_notifications": {12: False, 16: True},
 }
 
 

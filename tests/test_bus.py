@@ -1,6 +1,7 @@
 """The main job, on the real thing: a notification of an Odoo behind a transaction pooler reaches its client."""
 import os
 import time
+from pathlib import Path
 
 import pytest
 from listeners import backends_of, client_ports, direct, wait_listening
@@ -37,7 +38,7 @@ def test_only_the_listeners_go_directly(serving, bus, postgres, facts):
     rows = backends_of(postgres, pids)
     assert len(rows) == 1 + crons, rows
     # an HTTP worker has nothing but connections to the pooler
-    workers = [pid for pid in pids if b"odoo: WorkerHTTP" in open(f"/proc/{pid}/cmdline", "rb").read()]
+    workers = [pid for pid in pids if b"odoo: WorkerHTTP" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert not backends_of(postgres, workers)
 
 

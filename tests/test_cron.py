@@ -1,4 +1,4 @@
-"""The cron listeners through the same events: no thread ends, no worker stays deaf, a trigger is quick again at once."""
+"""The cron listeners through the same events: no thread ends, no worker stays deaf, triggers stay quick."""
 import time
 
 import pytest

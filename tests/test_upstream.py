@@ -12,6 +12,8 @@ import pytest
 
 from stack import StackError
 
+pytestmark = pytest.mark.needs("upstream_tests_of_notifications")
+
 LISTENS_BY_ITSELF = ["NotifyTests.test_postcommit"]
 WITH = "base,web,bus_alt_connection"
 WITHOUT = "base,web"
@@ -45,8 +47,6 @@ def written(odoo):
 
 @pytest.fixture(scope="module")
 def database(stack):
-    if stack.machine.odoo.series[0] < 16:
-        pytest.skip("before series 16 upstream's tests of the bus test assets and no notification")
     return stack.database("upstream")
 
 

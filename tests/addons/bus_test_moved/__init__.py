@@ -9,6 +9,7 @@ import types
 
 import odoo.service.server
 import odoo.sql_db
+
 from odoo.addons.bus.models import bus
 
 

@@ -3,7 +3,7 @@ import functools
 import logging
 
 from odoo.addons.bus.models import bus
-from odoo.addons.bus.models.bus import dispatch     # as other addons import it
+from odoo.addons.bus.models.bus import dispatch  # as other addons import it
 
 from . import models
 
