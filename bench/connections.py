@@ -10,9 +10,9 @@ from .setups import DATABASE, SETUPS, session_pooler, start
 
 TITLE = "Server connections"
 NOTE = ("What PostgreSQL holds for one Odoo with so many HTTP workers and one cron worker: under load, when every "
-        "worker is in a transaction for a tenth of a second at a time and sends notifications, the most that was seen; "
-        "and idle, right after. A pool of PgBouncer's holds 20, here as it is shipped. A server has 100 by default; the "
-        "table says how many workers that is enough for, by the line through the last two.")
+        "worker is in a transaction for a tenth of a second at a time and sends notifications, the most that was "
+        "seen; and idle, right after. A pool of PgBouncer's holds 20, here as it is shipped. A server has 100 by "
+        "default; the table says how many workers that is enough for, by the line through the last two.")
 PLOTS = ["under load"]
 NAMES = ["direct", "session", "published", "addon"]
 DEFAULT = 97        # max_connections is 100, three are kept for superusers

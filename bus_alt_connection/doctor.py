@@ -180,7 +180,8 @@ def check_loaded():
 
 FACTS = (
     "SELECT pg_backend_pid(), pg_is_in_recovery(), current_database(),"
-    " pg_postmaster_start_time()::text, current_user, current_setting('server_version')"
+    + link.STARTED
+    + ", current_user, current_setting('server_version')"
 )
 
 

@@ -89,8 +89,7 @@ class Attendant(threading.Thread):
         try:
             session.expect(session.token)
             database, started = pooled.query(
-                "SELECT current_database(), pg_postmaster_start_time()::text,"
-                " pg_notify(%s, %s)",
+                "SELECT current_database(), " + link.STARTED + ", pg_notify(%s, %s)",
                 (listener.private, session.token),
             )[0][:2]
             told = link.told_address(pooled, info)

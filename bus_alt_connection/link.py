@@ -19,8 +19,21 @@ from psycopg2 import extensions
 LOCAL = ("localhost", "::1")
 
 
+# When a server started: two connections with the same answer reach the same one. A number, since
+# a time as text depends on each role's time zone.
+STARTED = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
+
+
 class Lost(Exception):
-    """The connection could not be made, or is gone; the message is one line without secrets."""
+    """The connection could not be made, or is gone.
+
+    :param str reason: one line without secrets
+    :param str place: where it goes, for people
+    """
+
+    def __init__(self, reason, place=None):
+        super(Lost, self).__init__("%s: %s" % (place, reason) if place else reason)
+        self.reason = reason
 
 
 class Stopped(Exception):

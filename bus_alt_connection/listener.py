@@ -132,7 +132,7 @@ class Listener(threading.Thread):
             self.changed.set()
             session.serve()
         except Lost as exc:
-            raise Lost("%s: %s" % (session.place, exc))
+            raise Lost(exc.reason, session.place)
         finally:
             self.session = None
             self.lost_at = time.monotonic()
@@ -149,7 +149,7 @@ class Listener(threading.Thread):
             try:
                 return Session(self, info)
             except Lost as exc:
-                problem = problem or Lost("%s: %s" % (link.place(info), exc))
+                problem = problem or Lost(exc.reason, link.place(info))
         raise problem
 
     def _told(self):
@@ -167,7 +167,7 @@ class Listener(threading.Thread):
             finally:
                 pooled.close()
         except Lost as exc:
-            raise Lost("%s, to ask for PostgreSQL's address: %s" % (link.place(info), exc))
+            raise Lost(exc.reason, link.place(info) + ", to ask for PostgreSQL's address")
 
     def _report_connection(self, session):
         since, self.lost_at = self.lost_at, None
@@ -253,8 +253,7 @@ class Session(object):
 
     def _prepare(self):
         row = self._link.query(
-            "SELECT pg_backend_pid(), pg_is_in_recovery(), current_database(),"
-            " pg_postmaster_start_time()::text"
+            "SELECT pg_backend_pid(), pg_is_in_recovery(), current_database(), " + link.STARTED
         )[0]
         self.backend_pid, in_recovery, self.database, self.server_started = row
         if in_recovery:

@@ -121,16 +121,17 @@ class Trouble(object):
         self._reported[kind] = now
         return True
 
-    def lost(self, reason, had_one):
+    def lost(self, exc, had_one):
         """There is no connection; it is tried again.
 
-        :param reason: an exception, its text begins with the address
+        :param exc: ``link.Lost`` or ``settings.Invalid``
         :param bool had_one: whether there was one until now
         """
-        level, remedy = explain(str(reason))
-        self.cause, self.remedy = cause(str(reason)), remedy
+        reason = getattr(exc, "reason", str(exc))  # without the address, whose words mean nothing
+        level, remedy = explain(reason)
+        self.cause, self.remedy = cause(reason), remedy
         verb = "lost its connection to" if had_one else "cannot connect to"
-        self.current = "%s %s. %s" % (verb, reason, remedy)
+        self.current = "%s %s. %s" % (verb, exc, remedy)
         if self._due(remedy):
             _logger.log(
                 level,

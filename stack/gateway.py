@@ -35,8 +35,18 @@ class Gateway:
         return self
 
     def __exit__(self, *exc):
+        asyncio.run_coroutine_threadsafe(self.hang_up(), self.loop).result(10)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
+        self.loop.close()
+
+    @staticmethod
+    async def hang_up():
+        """End the connections that are open."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def serve(self, reader, writer):
         upstream = None

@@ -1,7 +1,8 @@
-"""Two users who talk in Discuss, each in a browser of its own, as tests/test_browser.py and tests/screenshot.py see them.
+"""Two users who talk in Discuss, each in a browser of its own: what test_browser.py and screenshot.py share.
 
-Contract: `talk(stack, odoo, browser)` opens the same new channel for both, on pages that are loaded once. `exchange`
-types a message in each of them and returns how many seconds passed from pressing Enter until it stood in the other.
+Contract: `talk(stack, odoo, browser)` opens a new channel for both, on pages that are loaded once. `exchange` types a
+message in each of them, and fails unless it stands in the other one in time. `seconds` has the times from pressing
+Enter until then, in both directions; `shots` what both pages showed at the end of each exchange.
 """
 import contextlib
 import secrets
@@ -12,11 +13,10 @@ from stack.gateway import Gateway
 
 DATABASE = "discuss"
 MODULES = ("base", "web", "bus", "mail")
-CHANNEL = "general"
-LOADED = 120        # seconds; the first page of a server waits until Odoo has compiled the web client's code and styles
+LOADED = 180        # seconds; the first page waits until Odoo has compiled the web client's code and styles
 COMPOSER = ".o-mail-Composer-input"
-STANDS = """text => [...document.querySelectorAll(".o-mail-Thread .o-mail-Message-body")]
-    .some(body => body.innerText.includes(text))"""
+MESSAGE = ".o-mail-Thread .o-mail-Message-body"
+STANDS = f"text => [...document.querySelectorAll('{MESSAGE}')].some(body => body.innerText.trim() === text)"
 
 
 class Person:
@@ -34,8 +34,7 @@ class Person:
         self.page.locator(COMPOSER).wait_for(timeout=LOADED * 1000)
         self.page.evaluate("window.loadedOnce = true")
 
-    @property
-    def same_page(self):
+    def on_same_page(self):
         """Whether it is still the page that was opened."""
         return self.page.evaluate("window.loadedOnce === true")
 
@@ -52,48 +51,69 @@ class Person:
         try:
             self.page.wait_for_function(STANDS, arg=text, polling=10, timeout=timeout * 1000)
         except TimeoutError:
-            raise AssertionError(f"{self.name} does not see {text!r} within {timeout} s; {self.errors[-3:]}") from None
+            raise AssertionError(f"{self.name} does not see {text!r} within {timeout} s; errors of the page: "
+                                 f"{self.errors[-3:] or 'none'}") from None
         return time.monotonic()
+
+    def height_of(self, text):
+        """How far below the page's top a message stands, in pixels."""
+        box = self.page.locator(MESSAGE).get_by_text(text, exact=True).bounding_box()
+        return box["y"] + box["height"] / 2
 
 
 class Talk:
     def __init__(self, people):
         self.people = people
-        self.seconds = {}       # stage: how long it took, there and back
+        self.seconds, self.shots = {}, {}       # stage -> one for each speaker; stage -> PNG of each person's page
 
     def exchange(self, stage, within):
         """A message of each that the other sees within so many seconds."""
-        for speaker, hearer in (self.people, self.people[::-1]):
-            text = f"{speaker.name} {stage}"
-            pressed = speaker.says(text)
-            took = hearer.sees(text, within) - pressed
-            self.seconds.setdefault(stage, []).append(took)
-            print(f"  {text}: seen after {took:.2f} s", flush=True)
-            assert took < within
-        assert all(person.same_page for person in self.people), "a page was loaded again"
+        self.seconds[stage] = []
+        try:
+            for speaker, hearer in (self.people, self.people[::-1]):
+                pressed = speaker.says(self.text(speaker, stage))
+                took = hearer.sees(self.text(speaker, stage), within) - pressed
+                self.seconds[stage].append(took)
+                assert took < within, f"{hearer.name} saw {stage!r} after {took:.1f} s"
+        finally:
+            self.shots[stage] = [person.page.screenshot() for person in self.people]
+        assert all(person.on_same_page() for person in self.people), "a page was loaded again"
 
-    def shots(self):
-        """What both see now, as PNG."""
-        return [person.page.screenshot() for person in self.people]
+    @staticmethod
+    def text(speaker, stage):
+        return f"{speaker.name}, {stage}"
+
+    def times(self):
+        """For people: before 0.20 and 0.21 s, after ..."""
+        return ", ".join(f"{stage} {' and '.join(f'{each:.2f}' for each in seconds)} s"
+                         for stage, seconds in self.seconds.items())
+
+    def save(self, folder):
+        """What was shown, as files."""
+        for stage, pages in self.shots.items():
+            for person, shot in zip(self.people, pages, strict=True):
+                (folder / f"{stage} {person.name}.png".replace(" ", "-")).write_bytes(shot)
 
 
 @contextlib.contextmanager
 def talk(stack, odoo, opened, size=(1000, 600)):
-    """Two users of a running Odoo on DATABASE, in the pages of the browser `opened`."""
+    """Two users of a running Odoo on DATABASE, in the browser `opened`; `size` of their pages in pixels."""
     admin = Session(odoo, DATABASE)
     password, login = secrets.token_urlsafe(12), f"ben-{secrets.token_hex(4)}"
+    admin.call_kw("res.users", "write", [admin.uid], {"name": "Ada"})
     user = admin.call_kw("res.users", "create", {"name": "Ben", "login": login, "password": password})
-    partner, = admin.call_kw("res.users", "read", [user], ["partner_id"])
-    channel = admin.call_kw("discuss.channel", "create", {"name": CHANNEL, "channel_type": "channel"})
-    admin.call_kw("discuss.channel", "add_members", [channel], partner_ids=[partner["partner_id"][0]])
+    partner = admin.call_kw("res.users", "read", [user], ["partner_id"])[0]["partner_id"][0]
+    channel = admin.call_kw("discuss.channel", "create", {"name": "lunch", "channel_type": "channel"})
+    admin.call_kw("discuss.channel", "add_members", [channel], partner_ids=[partner])
     path = odoo.facts.discuss_address.format(channel)
+    people = []
     with Gateway(odoo) as gateway:
-        sessions = {"Ada": admin, "Ben": Session(odoo, DATABASE, login, password)}
-        people = [Person(name, session, opened, gateway, path, size) for name, session in sessions.items()]
         try:
+            for name, session in {"Ada": admin, "Ben": Session(odoo, DATABASE, login, password)}.items():
+                people.append(Person(name, session, opened, gateway, path, size))
             found = Talk(people)
-            # Whoever has just subscribed asks by itself once: what follows is pushed.
-            found.exchange("is here", within=LOADED)
+            # Whoever has just subscribed asks by itself once: what follows was pushed.
+            found.exchange("here", within=LOADED)
             yield found
         finally:
             for person in people:

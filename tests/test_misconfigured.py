@@ -62,7 +62,7 @@ def see(stack, odoo):
                 flow.wait_received(2, since=event)
                 assert flow.slowest(since=event) < 1.0
             flow.check()
-        lines = [text for text in server.log_text().splitlines() if f" {level} " in text and "bus listener" in text]
+        lines = [text for text in server.log_text().splitlines() if f" {level} " in text and "The bus listener" in text]
         assert len(lines) == 1, lines
     return see
 
