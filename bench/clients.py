@@ -18,6 +18,7 @@ from stack.process import wait_until
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 AT_ONCE = 50        # websockets that are opened at the same time
+TIMEOUT = 60        # seconds that an answer is waited for
 
 
 def frame(opcode, payload):
@@ -50,7 +51,7 @@ class Client(asyncio.Protocol):
         self.pong = self.swarm.loop.create_future()
         odoo = self.swarm.odoo
         await self.swarm.loop.create_connection(lambda: self, odoo.host, self.swarm.port)
-        await asyncio.wait_for(self.pong, 60)
+        await asyncio.wait_for(self.pong, TIMEOUT)
         return time.monotonic() - began
 
     async def ping(self):
@@ -58,7 +59,7 @@ class Client(asyncio.Protocol):
         began = time.monotonic()
         self.pong = self.swarm.loop.create_future()
         self.transport.write(frame(PING, b""))
-        await asyncio.wait_for(self.pong, 60)
+        await asyncio.wait_for(self.pong, TIMEOUT)
         return time.monotonic() - began
 
     def connection_made(self, transport):

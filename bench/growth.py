@@ -4,7 +4,7 @@ import statistics
 import threading
 import time
 
-from .clients import AT_ONCE, Sender, Swarm
+from .clients import AT_ONCE, TIMEOUT, Sender, Swarm
 from .report import Result
 from .setups import DATABASE, evented, memory, start
 
@@ -59,12 +59,12 @@ def caught_up(stack, case, name, swarm, sender, tag):
         served = swarm.wait(missed, PATIENCE)
     times = sorted(at - began for client in swarm.clients for entry, at in client.received if entry == missed)
     yield Result("growth", case, name, "not caught up", "", len(swarm.clients) - len(times))
-    yield Result("growth", case, name, "reopened", "", swarm.reopened)
     if served:
         yield Result("growth", case, name, "catch-up, median client", "s", statistics.median(times))
         yield Result("growth", case, name, "catch-up", "s", times[-1])
     yield Result("growth", case, name, "stall", "ms", max(watch.pings, default=0) * 1000)
     yield Result("growth", case, name, "connects meanwhile, longest", "ms", max(watch.opened, default=0) * 1000)
+    yield Result("growth", case, name, "cut off by Odoo meanwhile", "", swarm.reopened + watch.cut)
     yield Result("growth", case, name, "server connections of the pooler, most", "", watch.servers)
     yield Result("growth", case, name, "waiting for the pooler, most", "", watch.waiting)
 
@@ -75,7 +75,7 @@ class Watch:
     def __init__(self, stack, swarm):
         self.stack, self.swarm = stack, swarm
         self.pings, self.opened = [], []
-        self.servers = self.waiting = 0
+        self.servers = self.waiting = self.cut = 0
         self.ending = threading.Event()
 
     def __enter__(self):
@@ -113,12 +113,13 @@ class Watch:
             client = swarm.clients[0] = type(client)(swarm, client.channels, client.last)
             self.measure(self.opened, swarm, client.open)
 
-    @staticmethod
-    def measure(times, swarm, coroutine):
+    def measure(self, times, swarm, coroutine):
         try:
             times.append(swarm.call(coroutine()))
-        except (OSError, TimeoutError):
-            times.append(60)
+        except TimeoutError:
+            times.append(TIMEOUT)
+        except OSError:
+            self.cut += 1
 
     def ask(self):
         while not self.ending.wait(0.1):

@@ -23,6 +23,7 @@ class Gateway:
         self.port = free_port()
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="gateway", daemon=True)
+        self.tasks = set()      # one a connection; asyncio alone would forget those whose browser hung up
 
     @property
     def url(self):
@@ -40,16 +41,15 @@ class Gateway:
         self.thread.join(10)
         self.loop.close()
 
-    @staticmethod
-    async def hang_up():
+    async def hang_up(self):
         """End the connections that are open."""
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+        for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def serve(self, reader, writer):
         upstream = None
+        self.tasks.add(asyncio.current_task())
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             if b"upgrade: websocket" not in head.lower():
@@ -58,9 +58,10 @@ class Gateway:
             incoming, upstream = await asyncio.open_connection(target.hostname, target.port)
             upstream.write(head)
             await asyncio.gather(self.pump(reader, upstream), self.pump(incoming, writer))
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass        # either side hung up, or Odoo is not there: the browser sees the connection closed
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass        # a side hung up, or Odoo is not there, or this ends: the browser sees the connection closed
         finally:
+            self.tasks.discard(asyncio.current_task())
             for end in (writer, upstream):
                 if end:
                     end.close()

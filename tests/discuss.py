@@ -100,7 +100,8 @@ def talk(stack, odoo, opened, size=(1000, 600)):
     """Two users of a running Odoo on DATABASE, in the browser `opened`; `size` of their pages in pixels."""
     admin = Session(odoo, DATABASE)
     password, login = secrets.token_urlsafe(12), f"ben-{secrets.token_hex(4)}"
-    admin.call_kw("res.users", "write", [admin.uid], {"name": "Ada"})
+    # without the tour that points at things to click
+    admin.call_kw("res.users", "write", [admin.uid], {"name": "Ada", "tour_enabled": False})
     user = admin.call_kw("res.users", "create", {"name": "Ben", "login": login, "password": password})
     partner = admin.call_kw("res.users", "read", [user], ["partner_id"])[0]["partner_id"][0]
     channel = admin.call_kw("discuss.channel", "create", {"name": "lunch", "channel_type": "channel"})

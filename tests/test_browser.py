@@ -1,13 +1,13 @@
-"""The bus as its users meet it: two of them talk in Discuss, in Chromium, and go on through the faults of the healing tests.
+"""The bus as its users meet it: two of them talk in Discuss, in Chromium, through faults of the healing tests.
 
 A message appears for the other before, during (as soon as the fault lets it be posted) and after, and no page is
-loaded again. The times from pressing Enter to appearing are printed.
+loaded again. The times from pressing Enter to appearing are printed, and what was shown is in the test's tmp_path.
 """
-
 import pytest
 from conftest import Servers
 from discuss import DATABASE, MODULES, talk
 from faults import Proxy
+from flow import when_serves
 from listeners import wait_listening
 
 from stack.browser import browser

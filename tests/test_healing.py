@@ -187,3 +187,17 @@ def test_dropping_path(stack, odoo, request):
             flow.wait_received(4, since=later)
             assert flow.slowest(since=later) < 1.0
             flow.check()
+
+
+def test_notified_while_nobody_listened(stack, odoo, bus, proxy):
+    """The catch-up alone finds it: nothing is sent after it, and the slow clock is set to a minute."""
+    server = odoo(options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": proxy.port,
+                           "imdispatcher_poll_seconds": 60})
+    client, sender = bus(server)
+    wait_listening(stack.postgres, server, "bus")
+    proxy.refuse()
+    server.wait_log("Degraded: until the bus listener is back")
+    sender.send_sql("in the dark")
+    proxy.heal()
+    assert client.next(timeout=10).payload == "in the dark"
+    server.wait_log(r"bus listener woke \d+ that waited")

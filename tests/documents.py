@@ -1,0 +1,91 @@
+"""The README and the pages of docs/, as docutils reads them: their code blocks by name, their tables, their links.
+
+What is tested is taken from here, so that what is documented is what is tested. A block's name is its `:name:`.
+"""
+import configparser
+import functools
+import io
+import re
+from pathlib import Path
+
+from docutils import nodes
+from docutils.core import publish_doctree
+
+REPO = Path(__file__).parent.parent
+PAGES = [REPO / "README.rst", *sorted((REPO / "docs").glob("*.rst"))]
+
+
+@functools.lru_cache(maxsize=None)
+def read(path):
+    """(the document, what docutils has to say of it)"""
+    complaints = io.StringIO()
+    settings = {"report_level": 2, "halt_level": 5, "warning_stream": complaints, "file_insertion_enabled": False}
+    return publish_doctree(path.read_text(), source_path=path.name, settings_overrides=settings), complaints.getvalue()
+
+
+def name_of(path):
+    return str(path.relative_to(REPO))
+
+
+def blocks():
+    """Every literal block: (page, name or "", language or "", text)."""
+    for path in PAGES:
+        for node in read(path)[0].findall(nodes.literal_block):
+            language = next((kind for kind in node["classes"] if kind != "code"), "")
+            yield path, (node["names"] or [""])[0], language, node.astext()
+
+
+def block(name):
+    found = [text for _, own, _, text in blocks() if own == name]
+    assert len(found) == 1, f"{len(found)} blocks are named {name}"
+    return found[0]
+
+
+def table(name):
+    """The rows of a table of the README without its header: lists of the cells' nodes."""
+    document, _ = read(REPO / "README.rst")
+    found, = (node for node in document.findall(nodes.table) if name in node["names"])
+    body, = found.findall(nodes.tbody)
+    return [list(row.children) for row in body.findall(nodes.row)]
+
+
+def literals(node):
+    """The texts in ``double backquotes``, each on one line."""
+    return [one_line(found.astext()) for found in node.findall(nodes.literal)]
+
+
+def one_line(text):
+    return " ".join(text.split())
+
+
+def links():
+    """(page, target) of every link to a file of this repository."""
+    for path in PAGES:
+        for node in read(path)[0].findall(nodes.reference):
+            if not re.match(r"[a-z]+:|#", node.get("refuri", "#")):
+                yield path, node["refuri"].partition("#")[0]
+
+
+def ini(text):
+    """The sections of an ini file, as dicts: {section: {name: value}}."""
+    parser = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=(";", "#"), strict=True)
+    parser.optionxform = str
+    parser.read_string(text)
+    return {section: dict(parser[section]) for section in parser.sections()}
+
+
+def options(name, **addresses):
+    """What the odoo.conf of this name says to the addon. `addresses`: values to put in the place of these options'."""
+    said = ini(block(name))["options"]
+    chosen = {key: value for key, value in said.items() if key.startswith("imdispatcher_")}
+    unknown = set(addresses) - set(chosen)
+    assert not unknown, f"{name} does not set {unknown}"
+    return {"server_wide_modules": said["server_wide_modules"], **chosen, **addresses}
+
+
+def replaced(text, **words):
+    """A text with other words in it; each has to be there. Names of arguments have no dots: give pairs in a dict."""
+    for old, new in words.items():
+        assert old in text, f"{old} is not in: {text}"
+        text = text.replace(old, str(new))
+    return text
