@@ -32,6 +32,8 @@ class Attendant(threading.Thread):
     RETRY_SECONDS = 0.2
     # A database that refuses this long is woken all the same: when in doubt, wake.
     PATIENCE_SECONDS = 120
+    # Between batches of wake-ups.
+    BREATH_SECONDS = 0.05
     # How long after a loss the slow clock starts: most losses are mended before.
     GRACE_SECONDS = 1.0
 
@@ -164,14 +166,26 @@ class Attendant(threading.Thread):
             return False
 
     def _wake(self, wakers):
-        """Call each, in random order, at the rate that the settings allow."""
+        """Call each, in random order, at the rate that the settings allow and the process bears."""
         random.shuffle(wakers)
-        batch = max(1, self._settings.wakeups_per_second // 20)
+        batch = max(1, int(self._settings.wakeups_per_second * self.BREATH_SECONDS))
         for index, wake in enumerate(wakers, 1):
             wake()
             self._listener.woken += 1
             if index % batch == 0:
-                time.sleep(0.05)  # spreads the load, nothing is awaited
+                self._breathe()
+
+    def _breathe(self):
+        """Let those who were woken be served, and who comes meanwhile: nothing is awaited here.
+
+        Each who wakes queries. A sleep that lasts too long tells that the process is behind with
+        them (the evented one has a single loop), so it is given more time, up to a second or two.
+        """
+        for _ in range(20):
+            before = time.monotonic()
+            time.sleep(self.BREATH_SECONDS)
+            if time.monotonic() - before < 2 * self.BREATH_SECONDS:
+                return
 
     # -- the slow clock -----------------------------------------------------------------------
 

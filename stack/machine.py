@@ -388,10 +388,12 @@ def debian_odoo_whole(cache, series):
     def make(folder):
         try:
             apt, _ = suite(cache, release, alone=True)
-            needs = apt.fields(package)["Depends"]
-        except (StackError, KeyError) as exc:
-            raise Unavailable(f"Odoo {series} cannot be had here: this machine's Debian mirror gives no {package} of "
-                              f"{release} ({exc})") from exc
+        except StackError as exc:
+            raise Unavailable(f"Odoo {series} cannot be had here: {exc}") from exc
+        needs = apt.fields(package).get("Depends")
+        if not needs:
+            raise Unavailable(f"Odoo {series} cannot be had here: this machine's Debian mirror has no {package} of "
+                              f"{release}")
         # not wkhtmltopdf, which nothing here prints with, nor the programs that make users and start services
         wanted = re.findall(r"\b(?:python3|libjs|fonts)-[\w.-]+", needs)
         say(f"downloading {package} and the Python of its release (150 MB)")

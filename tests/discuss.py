@@ -8,12 +8,14 @@ import contextlib
 import secrets
 import time
 
+from stack import StackError
 from stack.client import Session
 from stack.gateway import Gateway
 
 DATABASE = "discuss"
 MODULES = ("base", "web", "bus", "mail")
 LOADED = 180        # seconds; the first page waits until Odoo has compiled the web client's code and styles
+SUBSCRIBED = 30
 COMPOSER = ".o-mail-Composer-input"
 MESSAGE = ".o-mail-Thread .o-mail-Message-body"
 STANDS = f"text => [...document.querySelectorAll('{MESSAGE}')].some(body => body.innerText.trim() === text)"
@@ -98,6 +100,8 @@ class Talk:
 @contextlib.contextmanager
 def talk(stack, odoo, opened, size=(1000, 600)):
     """Two users of a running Odoo on DATABASE, in the browser `opened`; `size` of their pages in pixels."""
+    if not odoo.facts.discuss_address:
+        raise StackError(f"{odoo.facts} has no Discuss with an address of its own")
     admin = Session(odoo, DATABASE)
     password, login = secrets.token_urlsafe(12), f"ben-{secrets.token_hex(4)}"
     # without the tour that points at things to click
@@ -113,8 +117,8 @@ def talk(stack, odoo, opened, size=(1000, 600)):
             for name, session in {"Ada": admin, "Ben": Session(odoo, DATABASE, login, password)}.items():
                 people.append(Person(name, session, opened, gateway, path, size))
             found = Talk(people)
-            # Whoever has just subscribed asks by itself once: what follows was pushed.
-            found.exchange("here", within=LOADED)
+            # who has just subscribed may ask by itself once: what follows was pushed
+            found.exchange("here", within=SUBSCRIBED)
             yield found
         finally:
             for person in people:

@@ -15,7 +15,7 @@ REPO = Path(__file__).parent.parent
 PAGES = [REPO / "README.rst", *sorted((REPO / "docs").glob("*.rst"))]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def read(path):
     """(the document, what docutils has to say of it)"""
     complaints = io.StringIO()
@@ -59,11 +59,12 @@ def one_line(text):
 
 
 def links():
-    """(page, target) of every link to a file of this repository."""
+    """(page, target) of every link to a file of this repository, and of every picture."""
     for path in PAGES:
-        for node in read(path)[0].findall(nodes.reference):
-            if not re.match(r"[a-z]+:|#", node.get("refuri", "#")):
-                yield path, node["refuri"].partition("#")[0]
+        for node in read(path)[0].findall(lambda node: isinstance(node, (nodes.reference, nodes.image))):
+            target = node.get("refuri") or node.get("uri") or "#"
+            if not re.match(r"[a-z]+:|#", target):
+                yield path, target.partition("#")[0]
 
 
 def ini(text):
@@ -81,11 +82,3 @@ def options(name, **addresses):
     unknown = set(addresses) - set(chosen)
     assert not unknown, f"{name} does not set {unknown}"
     return {"server_wide_modules": said["server_wide_modules"], **chosen, **addresses}
-
-
-def replaced(text, **words):
-    """A text with other words in it; each has to be there. Names of arguments have no dots: give pairs in a dict."""
-    for old, new in words.items():
-        assert old in text, f"{old} is not in: {text}"
-        text = text.replace(old, str(new))
-    return text

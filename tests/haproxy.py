@@ -1,7 +1,7 @@
 """A private HAProxy that runs with a configuration of the documentation.
 
-Contract: `start` returns when it accepts connections. Where the machine has no HAProxy, Debian's package is unpacked into
-the cache and nothing is installed.
+Contract: `start` returns when it accepts connections. Where the machine has no HAProxy, Debian's package is unpacked
+into the cache and nothing is installed.
 """
 import glob
 import os

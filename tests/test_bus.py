@@ -125,7 +125,8 @@ def test_it_stops_as_fast(odoo, bus, workers):
         took[load] = server.stop()
         assert "Traceback" not in server.log_text().split("Initiating shutdown")[-1]
     plain, ours = took.values()
-    assert ours < plain + 2.0
+    # a process of the prefork server may be in a pause of upstream's, 4 s, when it is told to end
+    assert ours < plain + (5.0 if workers else 2.0)
 
 
 def test_not_configured_says_so(odoo, postgres):

@@ -12,7 +12,7 @@ from stack.client import Session
 PARTS = ("postgres", "pgbouncer", "odoo")
 
 
-@pytest.mark.parametrize("order", itertools.permutations(PARTS), ids="-".join)
+@pytest.mark.parametrize("order", list(itertools.permutations(PARTS)), ids="-".join)
 def test_every_order(stack, odoo, facts, order):
     # Given a database by name, Odoo 19 itself ends at its start while PostgreSQL is away.
     options = {"db_name": None, "dbfilter": "^demo$"}
