@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from .machine import Apt, StackError, Unavailable, need_debian, say, unpack
+from .machine import Apt, StackError, Unavailable, say, unpack
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
          "--disable-sync", "--disable-quic", "--no-first-run"]
@@ -32,8 +32,9 @@ def chromium(cache):
         apt.clean()
         (folder / "fonts.conf").write_text(FONTS.format(root=folder))
 
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise Unavailable("no browser: install Chromium and put it on the PATH as chromium")
     try:
-        need_debian("there is no chromium here", Unavailable)
         root = cache.made("chromium", make)
     except StackError as exc:
         raise Unavailable(f"no browser: install Chromium (Debian's package chromium) on the PATH ({exc})") from exc
