@@ -131,7 +131,7 @@ def terminated(stack, sides):
 def restarted(stack, sides):
     """PostgreSQL restarted"""
     stack.postgres.restart("fast")
-    return max(time.monotonic(), when_serves(stack.pgbouncer.connect))
+    return max(time.monotonic(), when_serves(stack.pgbouncer))
 
 
 def malformed(stack, sides):

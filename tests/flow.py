@@ -4,6 +4,7 @@ Four times a second a row is inserted, committed and notified, as Odoo does it, 
 seen a notification before receive. The table is what was sent: at the end every row has to have arrived at every
 client, once, in the order of its id.
 """
+import contextlib
 import threading
 import time
 
@@ -102,16 +103,17 @@ class Flow:
         return len(rows)
 
 
-def when_serves(connect, timeout=60):
-    """Wait until `connect()` gives a connection that answers: time.monotonic() of then."""
+def when_serves(pooler, databases=("postgres", "demo"), timeout=60):
+    """Wait until the pooler serves: each database, since each has a pool that waits `server_login_retry` by itself.
+
+    :return: time.monotonic() of then
+    """
     def serves():
         try:
-            connection = connect()
-            try:
-                connection.cursor().execute("SELECT 1")
-                return True
-            finally:
-                connection.close()
+            for database in databases:
+                with contextlib.closing(pooler.connect(database)) as connection:
+                    connection.cursor().execute("SELECT 1")
+            return True
         except psycopg2.Error:
             return False
     wait_until(serves, timeout, "it does not serve again")

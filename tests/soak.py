@@ -109,7 +109,7 @@ class Soak:
         self.stack.pgbouncer.stop()
         self.pause(0, 3)
         self.stack.pgbouncer.start()
-        return when_serves(self.stack.pgbouncer.connect)
+        return when_serves(self.stack.pgbouncer)
 
     def fault_malformed_flood(self):
         connection = self.stack.postgres.connect(user="odoo")
@@ -124,7 +124,7 @@ class Soak:
         self.pause(0, 3)
         self.stack.postgres.start()
         accepts = time.monotonic()
-        return max(accepts, when_serves(self.stack.pgbouncer.connect))
+        return max(accepts, when_serves(self.stack.pgbouncer))
 
     def pause(self, shortest, longest):
         """What lasts for a while is the fault itself."""

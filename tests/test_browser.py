@@ -73,7 +73,7 @@ def test_backend_terminated(chat, server, postgres):
 def test_postgresql_restarts(chat, server, stack):
     chat.exchange("before", IN_TIME)
     stack.postgres.restart("fast")
-    when_serves(stack.pgbouncer.connect)
+    when_serves(stack.pgbouncer)
     # the browsers may have to connect again, which they do after one or two seconds
     chat.exchange("during", DEGRADED)
     wait_listening(stack.postgres, server, "bus")

@@ -68,7 +68,7 @@ def test_backend_terminated(trigger, server, stack):
 
 def test_postgresql_restarts(trigger, server, stack):
     stack.postgres.restart("immediate")
-    when_serves(lambda: stack.pgbouncer.connect("demo"))
+    when_serves(stack.pgbouncer)
     listening(stack, server)
     assert trigger() < QUICK
 
@@ -98,7 +98,7 @@ def test_no_thread_ends(trigger, server, stack):
     """Upstream's own query on its slow clock fails while PostgreSQL is away; its thread goes on all the same."""
     stack.postgres.stop("fast")
     stack.postgres.start()
-    when_serves(lambda: stack.pgbouncer.connect("demo"))
+    when_serves(stack.pgbouncer)
     pid, = listening(stack, server)
     assert trigger() < QUICK
     assert listening(stack, server) == [pid]

@@ -66,7 +66,7 @@ def test_postgresql_restarts(flow, server, stack, mode):
         stack.postgres.stop(mode)
     stack.postgres.start()
     accepts = time.monotonic()
-    serves = when_serves(stack.pgbouncer.connect)
+    serves = when_serves(stack.pgbouncer)
     event = max(accepts, serves)
     assert flow.back_after(event) < 1.0
     flow.check()
@@ -77,7 +77,7 @@ def test_postgresql_is_away(flow, server, stack, seconds=60):
     over = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() > over, seconds + 10, "time stands still")
     stack.postgres.start()
-    event = max(time.monotonic(), when_serves(stack.pgbouncer.connect))
+    event = max(time.monotonic(), when_serves(stack.pgbouncer))
     assert flow.back_after(event) < 1.0
     flow.check()
 
@@ -117,13 +117,13 @@ def test_pooler_restarts(flow, server, stack, postgres):
     since = server.log_size()
     pid, = wait_listening(postgres, server, "bus")
     stack.pgbouncer.restart()
-    event = when_serves(stack.pgbouncer.connect)
+    event = when_serves(stack.pgbouncer)
     flow.wait_received(2, since=event)
     stack.pgbouncer.stop()
     over = time.monotonic() + 3
     wait_until(lambda: time.monotonic() > over, 10, "time stands still")
     stack.pgbouncer.start()
-    event = when_serves(stack.pgbouncer.connect)
+    event = when_serves(stack.pgbouncer)
     flow.wait_received(2, since=event)
     flow.check()
     assert wait_listening(postgres, server, "bus") == [pid]

@@ -24,7 +24,7 @@ def test_every_order(stack, odoo, facts, order):
             server.wait_log("The listeners of the bus and of cron connect to")
         else:
             getattr(stack, part).start()
-    when_serves(stack.pgbouncer.connect)
+    when_serves(stack.pgbouncer)
     server.wait_ready()
     with Flow(server, stack.pgbouncer, stack.postgres) as flow:
         wait_listening(stack.postgres, server, "bus")
@@ -67,16 +67,15 @@ def test_stops_in_any_state(stack, odoo, workers):
         proxy.heal()
         if state == "no postgresql":
             stack.postgres.start()
-            when_serves(stack.pgbouncer.connect)
+            when_serves(stack.pgbouncer)
         assert not re.search(r"bus_alt_connection[^\n]*\nTraceback", server.log_text(since)), state
         return took
 
     try:
         plain = {state: stops(state, load="base,web") for state in ("listening", "no postgresql")}
         for state in STATES:
-            limit = plain.get(state, plain["listening"]) + 2.0
-            # Upstream's prefork master looks for ended workers every 4 s, and now and then just misses one: once more.
-            assert stops(state) < limit or stops(state) < limit, state
+            # a process of the prefork server may be in a pause of upstream's, 4 s, when it is told to end
+            assert stops(state) < plain.get(state, plain["listening"]) + (5.0 if workers else 2.0), state
     finally:
         proxy.close()
 

@@ -31,7 +31,7 @@ def test_primary_moves(stack, workers):
             own.pgbouncer.target = (standby.host, standby.port)
             own.pgbouncer.reload()
             own.pgbouncer.command("RECONNECT")
-            event = max(time.monotonic(), when_serves(own.pgbouncer.connect))
+            event = max(time.monotonic(), when_serves(own.pgbouncer))
             assert flow.back_after(event) < 2.0
             flow.postgres = standby
             wait_listening(standby, server, "bus")

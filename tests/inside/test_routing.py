@@ -195,6 +195,7 @@ def test_threads_are_on_their_own(addon, owner, listeners, notify):
     def marked(channel):
         with addon.routing.listening_as(owner()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
             cr.execute("LISTEN " + channel)
+            cr.commit()
             together.wait(30)
             together.wait(30)
             assert received(cr._cnx, channel)
@@ -242,6 +243,7 @@ def test_a_listener_that_cannot_connect_ends_too(addon, owner, listeners, monkey
     before = threads()
     with addon.routing.listening_as(owner()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
         cr.execute("LISTEN inside")
+        cr.commit()
         wait_until(lambda: cr._listener.trouble.current, "it says that it cannot connect")
         assert threads() - before
     wait_until(lambda: not threads() - before, lambda: "threads that stay: %s" % (threads() - before))
