@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 import tomllib
-from pathlib import Path
 
 import documents
 import psycopg2
