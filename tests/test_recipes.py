@@ -547,8 +547,16 @@ def hba(postgres):
     yield write
     path.write_text(before)
     postgres.query("SELECT pg_reload_conf()")
-    when_serves(lambda: postgres.connect(user="odoo"))
+    wait_until(lambda: logs_in(postgres), 10, "the old pg_hba.conf is not in force again")
     postgres.query("DROP ROLE odoo_listener")
+
+
+def logs_in(postgres):
+    try:
+        postgres.connect("demo", user="odoo").close()
+        return True
+    except psycopg2.OperationalError:
+        return False
 
 
 def test_pg_hba(hba, postgres):
