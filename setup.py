@@ -1,4 +1,6 @@
-"""The package `odoo-addon-bus-alt-connection`: the folder bus_alt_connection/ as `odoo.addons.bus_alt_connection`.
+"""The package `odoo-bus-alt-connection`: the folder bus_alt_connection/ as `odoo.addons.bus_alt_connection`.
+
+Its name for pip is not the published addon's, which `pip install --upgrade` would otherwise put in its place.
 
 Contract: Odoo finds the addon once it is installed beside it, with no addons path and no dependencies. The version is
 the manifest's. Any setuptools since Python 3.6's will do; nothing is imported from the addon, which needs an Odoo.
@@ -40,14 +42,13 @@ manifest = ast.literal_eval(text(ADDON, "__manifest__.py"))
 packages = dict(folders())
 
 setup(
-    name="odoo-addon-" + ADDON.replace("_", "-"),
+    name="odoo-" + ADDON.replace("_", "-"),
     version=manifest["version"],
     description=manifest["summary"],
     long_description="\n\n".join(
         text(ADDON, "readme", name + ".rst") for name in ("DESCRIPTION", "CONFIGURE", "USAGE")),
     long_description_content_type="text/x-rst",
     author=manifest["author"],
-    url=manifest["website"],
     license="AGPL-3.0-or-later",
     packages=sorted(packages),
     package_dir=packages,

@@ -4,7 +4,6 @@
     "summary": "The live bus past PgBouncer, and back by itself after any failure",
     "version": "1.0.0",
     "author": "Bus Alt Connection contributors",
-    "website": "https://pypi.org/project/odoo-addon-bus-alt-connection",
     "license": "AGPL-3",
     "category": "Extra Tools",
     "depends": ["bus"],

@@ -68,22 +68,32 @@ def one_line(error):
 def addresses(info):
     """Resolve ``host`` in Python: gevent makes this a thread of its own, libpq would not.
 
-    :param dict info: libpq keywords
+    :param dict info: libpq keywords; ``host`` and ``port`` may be libpq's lists with commas
     :return: list of libpq keywords, one an address, each with ``hostaddr`` if it needs one
-    :raises Lost: if the name is unknown
+    :raises Lost: if no name is known
     """
-    host = info.get("host") or os.environ.get("PGHOST")
-    if not host or host.startswith(("/", "@")):
-        return [info]
-    try:
-        found = socket.getaddrinfo(host, info.get("port") or None, 0, socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as exc:
-        raise Lost("could not resolve host name %s: %s" % (host, one_line(exc)))
-    unique = []
-    for address in found:
-        if address[4][0] not in unique:
-            unique.append(address[4][0])
-    return [dict(info, host=host, hostaddr=address) for address in unique]
+    hosts = str(info.get("host") or os.environ.get("PGHOST") or "").split(",")
+    ports = str(info.get("port") or "").split(",")
+    if len(ports) != len(hosts):
+        ports = ports[:1] * len(hosts)
+    found, problem = [], None
+    for host, port in zip(hosts, ports):
+        one = dict(info, host=host or None, port=port or None)
+        if not host or host.startswith(("/", "@")):
+            found.append(one)
+            continue
+        try:
+            resolved = socket.getaddrinfo(host, port or None, 0, socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as exc:
+            problem = Lost("could not resolve host name %s: %s" % (host, one_line(exc)))
+            continue
+        for entry in resolved:
+            target = dict(one, hostaddr=entry[4][0])
+            if target not in found:
+                found.append(target)
+    if not found:
+        raise problem
+    return found
 
 
 def place(info):
@@ -120,7 +130,7 @@ def told_address(pooled, info):
 class Link(object):
     """An open connection.
 
-    :param dict info: libpq keywords, one host
+    :param dict info: libpq keywords
     :param float tcp_timeout: seconds until the host has to answer at all
     :param float timeout: seconds until the connection has to be ready
     :param wakeup: a file descriptor; the moment it is readable, every wait ends with Stopped
@@ -137,7 +147,7 @@ class Link(object):
                 self._connect(target, tcp_timeout)
                 return
             except Lost as exc:
-                problem = problem or exc
+                problem = exc  # of several the last, as libpq ends with it
         raise problem
 
     def _connect(self, info, tcp_timeout):

@@ -27,7 +27,7 @@ from .healing import Attendant
 from .link import Link, Lost, Stopped
 from .mailbox import Mailbox
 from .settings import Invalid, Settings
-from .trouble import Trouble
+from .trouble import Trouble, explain
 
 _logger = logging.getLogger(__name__)
 
@@ -143,14 +143,15 @@ class Listener(threading.Thread):
 
     def _connect(self):
         """:return: a Session on the first host that takes a LISTEN"""
-        problem = None
+        problems = []
         told = self._told() if self.settings.auto else None
         for info in self.settings.direct(told):
             try:
                 return Session(self, info)
             except Lost as exc:
-                problem = problem or Lost(exc.reason, link.place(info))
-        raise problem
+                problems.append(Lost(exc.reason, link.place(info)))
+        # Of several hosts the one to be mended is told of, not the one that is just away.
+        raise max(problems, key=lambda exc: explain(exc.reason)[0])
 
     def _told(self):
         """:return: (host, port) that PostgreSQL tells, asked through Odoo's own connection"""

@@ -230,13 +230,18 @@ class Settings(object):
         # Read each time: a mounted secret may be renewed while Odoo runs.
         if "db_password_file" in self.values and "db_password" not in self.values:
             info["password"] = _secret(self.values["db_password_file"])
-        hosts = self.values.get("db_host") or [info.get("host")]
-        ports = self.values.get("db_port") or [info.get("port")]
+        hosts = self.values.get("db_host") or _listed(info.get("host"))
+        ports = self.values.get("db_port") or _listed(info.get("port"))
         if self.auto and told:
             hosts, ports = [told[0]], self.values.get("db_port") or [told[1]]
         if len(ports) != len(hosts):
             ports = ports[:1] * len(hosts)
         return [dict(info, host=host, port=port) for host, port in zip(hosts, ports)]
+
+
+def _listed(value):
+    """Odoo's own ``db_host`` and ``db_port`` may be libpq's lists, too."""
+    return value.split(",") if isinstance(value, str) and "," in value else [value]
 
 
 def _configuration_file():

@@ -71,7 +71,7 @@ REMEDIES = (
     ),
     (
         "unreachable",
-        ("connection refused", "no answer in time", "timeout", "timed out", "no route", "silent"),
+        ("connection refused", "connection reset", "no answer in time", "timeout", "timed out", "no route", "silent"),
         (logging.WARNING, "If this lasts: is PostgreSQL up, does %s lead to it, does a firewall"
          " let it through?" % ADDRESS),
     ),

@@ -180,3 +180,14 @@ def test_payloads_of_an_sql_ascii_database(stack, odoo, pgbouncer, postgres):
         del pgbouncer.databases["postgres"]
         pgbouncer.reload()
         pgbouncer.command("RECONNECT")
+
+
+def test_odoos_own_db_host_is_a_list(stack, odoo, pgbouncer, postgres):
+    """libpq's list in Odoo's own db_host works for the listener as for Odoo."""
+    server = odoo(direct=False, options={"db_host": f"127.0.0.1,{pgbouncer.host}",
+                                         "imdispatcher_db_port": postgres.port})
+    with Flow(server, pgbouncer, postgres) as flow:
+        wait_listening(postgres, server, "bus")
+        flow.wait_received(4)
+        assert flow.slowest() < 1.0
+        flow.check()

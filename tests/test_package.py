@@ -67,7 +67,7 @@ def test_what_the_wheel_says(wheel):
         metadata = archive.read(info).decode()
         licenses = [name for name in archive.namelist() if name.endswith("LICENSE")]
     manifest = ast.literal_eval((REPO / ADDON / "__manifest__.py").read_text())
-    for line in ("Name: odoo-addon-bus-alt-connection", f"Version: {manifest['version']}", "Requires-Python: >=3.6",
+    for line in ("Name: odoo-bus-alt-connection", f"Version: {manifest['version']}", "Requires-Python: >=3.6",
                  f"Summary: {manifest['summary']}"):
         assert line in metadata.splitlines()
     assert "Requires-Dist" not in metadata
