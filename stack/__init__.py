@@ -84,7 +84,7 @@ class Stack:
     def odoo(self, pooled=True, direct=True, name=None):
         """An Odoo of this stack, not started. `pooled`: its queries go through PgBouncer; `direct`: the addon is told
         where PostgreSQL is. All Odoos of a stack share one data folder, as they share databases."""
-        folder = self.folder / (name or f"odoo-{len(self.started)}")
+        folder = self.folder / (name or f"odoo-of-the-stack-{len(self.started)}")
         folder.mkdir()
         target = self.pgbouncer if pooled else self.postgres
         odoo = Odoo(self.machine, folder, target.host, target.port, self.postgres.odoo_password,

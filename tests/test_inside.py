@@ -21,10 +21,13 @@ def test_inside(stack, postgres, name):
     if probe.returncode:
         pytest.skip(f"{python} has no pytest or no pytest-odoo: install them there to run tests/inside")
     config = odoo.config({"workers": 0, "max_cron_threads": 0, "db_name": "demo"})
+    # a run of its own: pytest-odoo would take the outer run's xdist for its own, and make a database a worker
+    env = {key: value for key, value in odoo.env({"BUS_ALT_SOCKET_DIR": postgres.socket_dir}).items()
+           if not key.startswith("PYTEST_")}
     done = subprocess.run(
         [python, "-m", "pytest", "-c", INSIDE / "pytest.ini", INSIDE / f"test_{name}.py",
          "--odoo-database=demo", f"--odoo-config={config}"],
-        env=odoo.env({"BUS_ALT_SOCKET_DIR": postgres.socket_dir}), cwd=odoo.folder, text=True, errors="replace",
+        env=env, cwd=odoo.folder, text=True, errors="replace",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
     if done.returncode:
         pytest.fail(f"tests/inside/test_{name}.py:\n{done.stdout}", pytrace=False)
