@@ -14,6 +14,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from faults import Proxy  # noqa: E402
+
 from stack import Stack, StackError  # noqa: E402
 from stack.client import Sender, Session  # noqa: E402
 from stack.machine import PACKAGES, Unavailable  # noqa: E402
@@ -129,6 +131,25 @@ def serving(request, stack):
     servers = Servers(stack)
     try:
         yield servers(workers=request.param)
+    finally:
+        servers.end()
+
+
+@pytest.fixture(scope="module")
+def proxy(stack):
+    """Stands between a listener and PostgreSQL, and can break."""
+    proxy = Proxy((stack.postgres.host, stack.postgres.port))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["threaded", "prefork"])
+def server(request, stack, proxy):
+    """As `serving`, but its listeners go through `proxy`."""
+    servers = Servers(stack)
+    try:
+        yield servers(workers=request.param, options={"imdispatcher_db_host": proxy.host,
+                                                      "imdispatcher_db_port": proxy.port})
     finally:
         servers.end()
 

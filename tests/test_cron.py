@@ -2,8 +2,6 @@
 import time
 
 import pytest
-from conftest import Servers
-from faults import Proxy
 from flow import when_serves
 from listeners import wait_listening
 
@@ -11,23 +9,6 @@ pytestmark = pytest.mark.needs("cron_listeners")
 
 QUICK = 2.0     # seconds from a trigger to its job; upstream's slow clock takes up to 60
 SILENT = 15.0
-
-
-@pytest.fixture(scope="module")
-def proxy(stack):
-    proxy = Proxy((stack.postgres.host, stack.postgres.port))
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture(scope="module", params=[0, 2], ids=["threaded", "prefork"])
-def server(request, stack, proxy):
-    servers = Servers(stack)
-    try:
-        yield servers(workers=request.param, options={"imdispatcher_db_host": proxy.host,
-                                                      "imdispatcher_db_port": proxy.port})
-    finally:
-        servers.end()
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import random
 import time
 
 import pytest
-from conftest import Servers
-from faults import Island, Proxy
+from faults import Island
 from flow import Flow, when_serves
 from listeners import wait_listening
 
@@ -15,23 +14,6 @@ from stack.process import wait_until
 
 # The heartbeat's defaults: a silent loss is noticed within their sum, and a retry away from being mended.
 SILENT = 15.0
-
-
-@pytest.fixture(scope="module")
-def proxy(stack):
-    proxy = Proxy((stack.postgres.host, stack.postgres.port))
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture(scope="module", params=[0, 2], ids=["threaded", "prefork"])
-def server(request, stack, proxy):
-    servers = Servers(stack)
-    try:
-        yield servers(workers=request.param, options={"imdispatcher_db_host": proxy.host,
-                                                      "imdispatcher_db_port": proxy.port})
-    finally:
-        servers.end()
 
 
 @pytest.fixture
