@@ -87,21 +87,20 @@ class Attendant(threading.Thread):
     # -- the probe ----------------------------------------------------------------------------
 
     def _probe(self, session):
-        listener, info, pooled = self._listener, self._settings.pooled(), self._pooled()
+        listener, pooled = self._listener, self._pooled()
         try:
             session.expect(session.token)
             database, started = pooled.query(
                 "SELECT current_database(), " + link.STARTED + ", pg_notify(%s, %s)",
                 (listener.private, session.token),
             )[0][:2]
-            told = link.told_address(pooled, info)
         finally:
             pooled.close()
         deadline = time.monotonic() + self._settings.probe_timeout_seconds
         while not session.proven and listener.session is session:
             if time.monotonic() >= deadline:
                 self._probe_at = time.monotonic() + self._settings.poll_seconds
-                self._misrouted(session, (started, database), told)
+                self._misrouted(session, (started, database))
                 return
             listener.wait_for_change(deadline - time.monotonic())
         if session.proven:
@@ -114,7 +113,7 @@ class Attendant(threading.Thread):
                     session,
                 )
 
-    def _misrouted(self, session, notifying, told):
+    def _misrouted(self, session, notifying):
         """Say what keeps the NOTIFYs from the listener, and what to change."""
         found = diagnosis.undelivered(
             session.place,
@@ -125,6 +124,11 @@ class Attendant(threading.Thread):
         )
         address = ""
         if found.cause in ("pooler", "other server") and not self._settings.auto:
+            pooled = self._pooled()
+            try:
+                told = link.told_address(pooled, self._settings.pooled())
+            finally:
+                pooled.close()
             address = (
                 " (PostgreSQL says of itself: imdispatcher_db_host = %s, imdispatcher_db_port = %s)"
                 % told
