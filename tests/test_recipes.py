@@ -809,6 +809,9 @@ def test_several_machines(stack, odoo, bus, postgres, request):
         return sum(int(row["stot"]) for row in proxy.servers(backend).values())
 
     wait_states("UP", "UP")
+    # HAProxy begins with all up; a login goes to one that it has really asked
+    wait_until(lambda: all("L7OK" in row["check_status"] for row in proxy.servers("pages").values()), 60,
+               lambda: f"HAProxy sees {proxy.states('pages')}")
     for machine in machines:        # somebody on each, so that each listens
         client, _ = bus(machine)
         wait_listening(postgres, machine, "bus")
