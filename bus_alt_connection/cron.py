@@ -31,8 +31,9 @@ def install():
         return "odoo.service.server.ThreadedServer.cron_thread or WorkerCron.start"
     if "cron_trigger" not in inspect.getsource(server):
         return None  # before series 15 cron does not listen
-    server.ThreadedServer.cron_thread = _endless(threaded)
-    server.WorkerCron.start = _marked(worker)
+    marked = routing.listener_of(lambda upstream: Cron())
+    server.ThreadedServer.cron_thread = _endless(marked(threaded))
+    server.WorkerCron.start = marked(worker)
     return None
 
 
@@ -42,22 +43,12 @@ def _endless(cron_thread):
         backoff = Backoff(longest=5.0)
         while True:
             try:
-                with routing.listening_as(Cron()):
-                    return cron_thread(self, *args, **kwargs)
+                return cron_thread(self, *args, **kwargs)
             except Exception as exc:
                 _logger.warning("A cron thread failed (%s) and goes on.", exc)
             time.sleep(backoff.next())
 
     return endless_cron_thread
-
-
-def _marked(start):
-    @functools.wraps(start)
-    def start_as_listener(self, *args, **kwargs):
-        with routing.listening_as(Cron()):
-            return start(self, *args, **kwargs)
-
-    return start_as_listener
 
 
 class Cron(object):

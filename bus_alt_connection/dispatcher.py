@@ -71,8 +71,9 @@ def install():
             return "bus dispatcher %s.%s" % (upstream.__name__, name)
     if hasattr(upstream, "wakeup_workers") and odoo.service.server.server is None:
         upstream.run = _ended_with_the_server(upstream.run)
-    upstream.run = _marked(upstream.run)
-    setattr(upstream, loop, _marked(_repeated(getattr(upstream, loop))))
+    marked = routing.listener_of(Bus)
+    upstream.run = marked(upstream.run)
+    setattr(upstream, loop, marked(_repeated(getattr(upstream, loop))))
     return None
 
 
@@ -91,15 +92,6 @@ def _ended_with_the_server(run):
         return run(self, *args, **kwargs)
 
     return run_until_the_server_stops
-
-
-def _marked(run):
-    @functools.wraps(run)
-    def run_as_listener(self, *args, **kwargs):
-        with routing.listening_as(Bus(self)):
-            return run(self, *args, **kwargs)
-
-    return run_as_listener
 
 
 def _repeated(loop):

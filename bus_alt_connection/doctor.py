@@ -240,7 +240,7 @@ def open_direct(settings, pooled):
     try:
         if settings.auto and pooled is None:
             raise Lost("imdispatcher_db_host is auto, and there is no pooled connection to ask")
-        told = link.told_address(pooled.link, pooled.info) if settings.auto else None
+        told = link.told_address(pooled.link) if settings.auto else None
         infos = settings.direct(told)
     except (Invalid, Lost) as exc:
         return None, _no_direct([(None, str(exc))])
@@ -334,16 +334,11 @@ def check_pooled_mode(settings, pooled):
     name = "pooled mode"
     if pooled is None:
         return skipped(name, "there is no pooled connection")
-    told = link.told_address(pooled.link, pooled.info)
+    told = link.told_address(pooled.link)
     behind = "; PostgreSQL says that it is at %s port %s" % told
     try:
-        other = Link(
-            pooled.info, settings.connect_timeout_seconds, settings.connect_timeout_seconds
-        )
-        try:
+        with link.pooled(settings) as other:
             lasts = _heard(pooled, other, LISTEN_SECONDS) is not None
-        finally:
-            other.close()
     except Lost as exc:
         return ok(name, "a pooler that refuses a LISTEN (%s)%s" % (exc, behind))
     if not lasts:
@@ -530,15 +525,11 @@ def _number(name, default):
 
 def _console(settings):
     """What PgBouncer's console says of its pools: dict, or str why it was not asked."""
-    info = dict(settings.pooled(), dbname="pgbouncer")
     try:
-        console = Link(info, settings.connect_timeout_seconds, settings.connect_timeout_seconds)
-        try:
+        with link.pooled(settings, "pgbouncer") as console:
             return {row[0]: row[1] for row in console.query("SHOW CONFIG")}
-        finally:
-            console.close()
     except Lost:
-        return "the pooler's console may not be asked as %s" % info.get("user")
+        return "the pooler's console may not be asked as %s" % settings.pooled().get("user")
 
 
 def check_connections(settings, pooled, direct):

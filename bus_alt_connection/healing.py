@@ -17,7 +17,7 @@ import time
 import psycopg2
 
 from . import diagnosis, link
-from .link import Link, Lost
+from .link import Lost
 
 _logger = logging.getLogger(__name__)
 
@@ -76,26 +76,16 @@ class Attendant(threading.Thread):
         self._news.clear()
         return None
 
-    def _pooled(self, database=None):
-        """:return: a Link on Odoo's own address"""
-        return Link(
-            self._settings.pooled(database),
-            tcp_timeout=self._settings.connect_timeout_seconds,
-            timeout=self._settings.connect_timeout_seconds,
-        )
-
     # -- the probe ----------------------------------------------------------------------------
 
     def _probe(self, session):
-        listener, pooled = self._listener, self._pooled()
-        try:
+        listener = self._listener
+        with link.pooled(self._settings) as pooled:
             session.expect(session.token)
             database, started = pooled.query(
                 "SELECT current_database(), " + link.STARTED + ", pg_notify(%s, %s)",
                 (listener.private, session.token),
             )[0][:2]
-        finally:
-            pooled.close()
         deadline = time.monotonic() + self._settings.probe_timeout_seconds
         while not session.proven and listener.session is session:
             if time.monotonic() >= deadline:
@@ -124,11 +114,8 @@ class Attendant(threading.Thread):
         )
         address = ""
         if found.cause in ("pooler", "other server") and not self._settings.auto:
-            pooled = self._pooled()
-            try:
-                told = link.told_address(pooled, self._settings.pooled())
-            finally:
-                pooled.close()
+            with link.pooled(self._settings) as pooled:
+                told = link.told_address(pooled)
             address = (
                 " (PostgreSQL says of itself: imdispatcher_db_host = %s, imdispatcher_db_port = %s)"
                 % told
@@ -138,8 +125,8 @@ class Attendant(threading.Thread):
             "%s. %s%s. Until then the bus is asked for news every %g s."
             % (found.text, found.remedy, address, self._settings.poll_seconds),
         )
-        if self._settings.auto:  # an address that a server tells is kept only if it is proven
-            session.rejected = found.text
+        if session.replaceable:
+            self._listener.reject(session, found.text)
 
     # -- the catch-up -------------------------------------------------------------------------
 
@@ -160,12 +147,9 @@ class Attendant(threading.Thread):
     def _serves(self, database):
         """Whether the pooled path answers. A subscriber that is woken before would be cut off."""
         try:
-            pooled = self._pooled(database)
-            try:
+            with link.pooled(self._settings, database) as pooled:
                 pooled.query("SELECT 1")
-                return True
-            finally:
-                pooled.close()
+            return True
         except Lost:
             return False
 
@@ -218,11 +202,8 @@ class Attendant(threading.Thread):
             return
         first = database not in self._news
         news = self._news.setdefault(database, News(owner.table))
-        pooled = self._pooled(database)
-        try:
+        with link.pooled(self._settings, database) as pooled:
             channels = news.channels(pooled)
-        finally:
-            pooled.close()
         if first:  # nobody knows how long nothing arrived
             self._wake(wakers)
         elif channels:

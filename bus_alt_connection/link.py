@@ -7,9 +7,8 @@ Host names are resolved here and not by libpq, which would resolve them in C and
 websocket of the evented process. One user at a time; nothing here knows Odoo's bus.
 """
 
-import errno
 import os
-import select
+import selectors
 import socket
 import time
 
@@ -48,15 +47,12 @@ def wait(reading, writing, timeout):
     :param float timeout: seconds
     :return: set of the file descriptors that are ready, empty after the timeout
     """
-    if not hasattr(select, "poll"):  # Windows
-        readable, writable, _ = select.select(reading, writing, [], max(timeout, 0))
-        return set(readable) | set(writable)
-    poller = select.poll()
-    for fileno in reading:
-        poller.register(fileno, select.POLLIN)
-    for fileno in writing:
-        poller.register(fileno, select.POLLOUT)
-    return {fileno for fileno, _ in poller.poll(max(timeout, 0) * 1000)}
+    with selectors.DefaultSelector() as selector:
+        for fileno in reading:
+            selector.register(fileno, selectors.EVENT_READ)
+        for fileno in writing:
+            selector.register(fileno, selectors.EVENT_WRITE)
+        return {key.fd for key, _ in selector.select(max(timeout, 0))}
 
 
 def one_line(error):
@@ -108,11 +104,10 @@ def place(info):
     )
 
 
-def told_address(pooled, info):
+def told_address(pooled):
     """Where PostgreSQL says that it is, asked through another connection.
 
     :param Link pooled: a connection to it, through a pooler or not
-    :param dict info: libpq keywords of that connection
     :return: (host, port)
     :raises Lost: if it cannot be asked
     """
@@ -120,15 +115,25 @@ def told_address(pooled, info):
         "SELECT host(inet_server_addr()),"
         " coalesce(inet_server_port(), current_setting('port')::int)"
     )[0]
-    asked = info.get("host") or os.environ.get("PGHOST") or ""
+    asked = pooled.info.get("host") or os.environ.get("PGHOST") or ""
     remote = asked and not asked.startswith(("/", "@", "127.")) and asked not in LOCAL
     if remote and (host is None or host.startswith("127.") or host in LOCAL):
         host = asked  # the pooler's own machine, as it is called from here
     return host or "localhost", port
 
 
+def pooled(settings, database=None, wakeup=None):
+    """Connect as Odoo itself does.
+
+    :return: Link on Odoo's own address
+    :raises Lost: with the reason
+    """
+    patience = settings.connect_timeout_seconds
+    return Link(settings.pooled(database), patience, patience, wakeup)
+
+
 class Link(object):
-    """An open connection.
+    """An open connection; as a context manager it is closed at the end.
 
     :param dict info: libpq keywords
     :param float tcp_timeout: seconds until the host has to answer at all
@@ -138,8 +143,9 @@ class Link(object):
     """
 
     def __init__(self, info, tcp_timeout, timeout, wakeup=None):
+        self.info = info
         self._wakeup = [] if wakeup is None else [wakeup]
-        self._connection = self._cursor = None
+        self._connection = self._cursor = self._selector = None
         self.timeout = timeout
         problem = None
         for target in addresses(info):
@@ -178,39 +184,39 @@ class Link(object):
                     return
                 writing = state == extensions.POLL_WRITE
                 limit = deadline if first_deadline is None else min(deadline, first_deadline)
-                if not self.wait(limit - time.monotonic(), writing):
+                fileno = self._connection.fileno()  # may be another each time
+                reading = self._wakeup + ([] if writing else [fileno])
+                ready = wait(reading, [fileno] if writing else [], limit - time.monotonic())
+                if fileno not in self._not_told_to_end(ready):
                     raise Lost("no answer in time (timeout)")
                 first_deadline = None
-        except psycopg2.Error as exc:
+        except (psycopg2.Error, OSError) as exc:
             raise Lost(one_line(exc))
 
-    def wait(self, timeout, writing=False):
-        """Wait for the server.
+    def _not_told_to_end(self, ready):
+        if self._wakeup and self._wakeup[0] in ready:
+            raise Stopped()
+        return ready
+
+    def wait(self, timeout):
+        """Wait until the server says something.
 
         :param float timeout: seconds
-        :return: True if there is something to read (or room to write), False after the timeout
+        :return: True if there is something to receive, False after the timeout
         :raises Stopped: if the one who waits was told to end
         :raises Lost: if the connection is gone
         """
-        if self._connection.notifies and not writing:
+        if self._connection.notifies:
             return True  # came along with the answer to a statement
         try:
-            fileno = self._connection.fileno()
-        except psycopg2.Error as exc:
+            if self._selector is None:  # kept: gevent makes a new one dear
+                self._selector = selectors.DefaultSelector()
+                for fileno in self._wakeup + [self._connection.fileno()]:
+                    self._selector.register(fileno, selectors.EVENT_READ)
+            ready = {key.fd for key, _ in self._selector.select(max(timeout, 0))}
+            return self._connection.fileno() in self._not_told_to_end(ready)
+        except (psycopg2.Error, OSError) as exc:
             raise Lost(one_line(exc))
-        try:
-            ready = wait(
-                self._wakeup + ([] if writing else [fileno]),
-                [fileno] if writing else [],
-                timeout,
-            )
-        except OSError as exc:
-            if exc.errno == errno.EINTR:
-                return False
-            raise Lost(one_line(exc))
-        if self._wakeup and self._wakeup[0] in ready:
-            raise Stopped()
-        return fileno in ready
 
     def send(self, sql, parameters=None):
         """Begin a statement whose result nobody needs."""
@@ -246,11 +252,20 @@ class Link(object):
         del self._connection.notifies[:]
         return arrived
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
     @property
     def backend_pid(self):
         """The process id that the other side claims (a pooler invents one)."""
         return self._connection.get_backend_pid()
 
     def close(self):
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
         if self._connection is not None and not self._connection.closed:
             self._connection.close()

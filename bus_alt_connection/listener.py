@@ -51,6 +51,7 @@ class Listener(threading.Thread):
         self.channels = []
         self.private = "bus_alt_connection_%s" % "".join(random.sample("abcdefghijklmnop", 12))
         self.session = None  # the connection in force: a Session, or None while there is none
+        self.rejected = []  # places that NOTIFYs did not reach, the latest last
         self.lost_at = time.monotonic()  # since when there is no session, or None
         self.connections = 0
         self.received = 0
@@ -145,30 +146,27 @@ class Listener(threading.Thread):
         """:return: a Session on the first host that takes a LISTEN"""
         problems = []
         told = self._told() if self.settings.auto else None
-        for info in self.settings.direct(told):
+        hosts = [(link.place(info), info) for info in self.settings.direct(told)]
+        order = {place: number for number, place in enumerate(self.rejected)}
+        hosts.sort(key=lambda host: order.get(host[0], -1))
+        for place, info in hosts:
             try:
-                return Session(self, info)
+                session = Session(self, info)
+                session.replaceable = self.settings.auto or len(hosts) > 1
+                return session
             except Lost as exc:
-                problems.append(Lost(exc.reason, link.place(info)))
+                problems.append(Lost(exc.reason, place))
         # Of several hosts the one to be mended is told of, not the one that is just away.
         raise max(problems, key=lambda exc: explain(exc.reason)[0])
 
     def _told(self):
         """:return: (host, port) that PostgreSQL tells, asked through Odoo's own connection"""
-        info = self.settings.pooled()
         try:
-            pooled = Link(
-                info,
-                tcp_timeout=self.settings.connect_timeout_seconds,
-                timeout=self.settings.connect_timeout_seconds,
-                wakeup=self._reader.fileno(),
-            )
-            try:
-                return link.told_address(pooled, info)
-            finally:
-                pooled.close()
+            with link.pooled(self.settings, wakeup=self._reader.fileno()) as pooled:
+                return link.told_address(pooled)
         except Lost as exc:
-            raise Lost(exc.reason, link.place(info) + ", to ask for PostgreSQL's address")
+            place = link.place(self.settings.pooled())
+            raise Lost(exc.reason, place + ", to ask for PostgreSQL's address")
 
     def _report_connection(self, session):
         since, self.lost_at = self.lost_at, None
@@ -183,6 +181,12 @@ class Listener(threading.Thread):
                 time.monotonic() - since,
             )
         self.connections += 1
+
+    def reject(self, session, reason):
+        """Give up a session that NOTIFYs do not reach: its host is the last to be tried again."""
+        self.rejected = [place for place in self.rejected if place != session.place]
+        self.rejected.append(session.place)
+        session.rejected = reason
 
     def proved(self):
         """A NOTIFY that took the pooled path has arrived: the bus is not degraded any more."""
@@ -225,6 +229,7 @@ class Session(object):
         )
         self.place = link.place(info)
         self.proven = False  # a NOTIFY that took the pooled path has arrived here
+        self.replaceable = False  # whether another host may be the right one
         self.rejected = None  # why it is not to be kept
         self.token = "probe %016x" % random.getrandbits(64)
         self._expected = {}  # payload on the private channel -> time.monotonic() when it was sent

@@ -54,7 +54,7 @@ class Mailbox(object):
         if self.closed:
             raise psycopg2.InterfaceError("connection already closed")
         try:
-            while self._reader.recv(64):
+            while len(self._reader.recv(64)) == 64:
                 pass
         except OSError:
             pass  # drained

@@ -38,6 +38,23 @@ def listening_as(owner):
         _thread.owner = before
 
 
+def listener_of(owner):
+    """Decorate a method that runs a listener's loop: it runs marked.
+
+    :param owner: called with the object, returns whose listener it is
+    """
+
+    def decorate(run):
+        @functools.wraps(run)
+        def run_as_listener(self, *args, **kwargs):
+            with listening_as(owner(self)):
+                return run(self, *args, **kwargs)
+
+        return run_as_listener
+
+    return decorate
+
+
 def install():
     """Put the seam in place.
 

@@ -67,13 +67,16 @@ def see(stack, odoo):
     return see
 
 
-def test_wrong_password(see, postgres):
-    postgres.query("CREATE ROLE direct LOGIN PASSWORD 'first'")
-    try:
-        see("password authentication failed.*imdispatcher_db_password", db_user="direct", db_password="second",
-            heal=lambda: postgres.query("ALTER ROLE direct PASSWORD 'second'"))
-    finally:
-        postgres.query("DROP ROLE direct")
+@pytest.fixture
+def role(postgres):
+    yield lambda options="": postgres.query(f"CREATE ROLE direct LOGIN PASSWORD 'first' {options}")
+    postgres.query("DROP ROLE direct")
+
+
+def test_wrong_password(see, role, postgres):
+    role()
+    see("password authentication failed.*imdispatcher_db_password", db_user="direct", db_password="second",
+        heal=lambda: postgres.query("ALTER ROLE direct PASSWORD 'second'"))
 
 
 def test_unknown_database(see, postgres):
@@ -84,13 +87,10 @@ def test_tls_refused(see):
     see("server does not support SSL.*imdispatcher_db_sslmode", db_sslmode="require")
 
 
-def test_server_full(see, postgres):
-    postgres.query("CREATE ROLE direct LOGIN PASSWORD 'first' CONNECTION LIMIT 0")
-    try:
-        see("too many connections.*max_connections", db_user="direct", db_password="first",
-            heal=lambda: postgres.query("ALTER ROLE direct CONNECTION LIMIT 5"))
-    finally:
-        postgres.query("DROP ROLE direct")
+def test_server_full(see, role, postgres):
+    role("CONNECTION LIMIT 0")
+    see("too many connections.*max_connections", db_user="direct", db_password="first",
+        heal=lambda: postgres.query("ALTER ROLE direct CONNECTION LIMIT 5"))
 
 
 def test_recovery_mode(see, standby):
@@ -103,6 +103,21 @@ def test_unknown_host(see):
 
 def test_nobody_there(see):
     see("Connection refused.*imdispatcher_db_port", level="WARNING", db_host="127.0.0.1", db_port=free_port())
+
+
+def test_another_cluster_among_the_hosts(stack, odoo, other):
+    """As an old primary that still runs: the listeners go on to the host that NOTIFYs reach."""
+    hosts = [other, stack.postgres]
+    server = odoo(options={"imdispatcher_db_host": ",".join(each.host for each in hosts),
+                           "imdispatcher_db_port": ",".join(str(each.port) for each in hosts)})
+    with Flow(server, stack.pgbouncer, stack.postgres) as flow:
+        server.wait_log("The bus listener hears nothing: it LISTENs on .*, which is another server")
+        wait_listening(stack.postgres, server, "bus")
+        server.wait_log("The bus listener woke")
+        event = time.monotonic()
+        flow.wait_received(3, since=event)
+        assert flow.slowest(since=event) < 1.0
+        flow.check()
 
 
 def test_another_cluster(see, other):

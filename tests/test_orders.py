@@ -74,8 +74,8 @@ def test_stops_in_any_state(stack, odoo, workers):
     try:
         plain = {state: stops(state, load="base,web") for state in ("listening", "no postgresql")}
         for state in STATES:
-            # Series 14, threaded, waits for a poll that is open, up to 50 s, in whatever state; whether one is open once
-            # PostgreSQL is away is chance. A process of the prefork server may be in a pause of upstream's, 4 s.
+            # Series 14, threaded, waits for a poll that is open, up to 50 s, in whatever state; whether one is open
+            # once PostgreSQL is away is chance. A process of the prefork server may be in a pause of upstream's, 4 s.
             longest = max(plain["listening"], plain.get(state, 0)) + (5.0 if workers else 2.0)
             assert stops(state) < longest, state
     finally:
