@@ -14,7 +14,7 @@ NOTE = ("What PostgreSQL holds for one Odoo with so many HTTP workers and one cr
         "seen; and idle, right after. A pool of PgBouncer's holds 20, here as it is shipped. A server has 100 by "
         "default; the table says how many workers that is enough for, by the line through the last two.")
 PLOTS = ["under load"]
-NAMES = ["direct", "session", "published", "addon"]
+NAMES = ["direct", "pooled", "session", "published", "addon", "addon direct"]
 DEFAULT = 97        # max_connections is 100, three are kept for superusers
 ROUNDS, WORK = 6, 0.1     # requests a worker, and seconds that each takes beside its queries
 COUNT = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename = 'odoo'"
@@ -22,7 +22,7 @@ COUNT = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client back
 
 def run(lab, quick):
     workers = [1, 4] if quick else [1, 4, 8, 16, 32]
-    for name in NAMES[::3] if quick else NAMES:
+    for name in ["direct", "addon"] if quick else NAMES:
         most = dict.fromkeys(workers)
         for number in workers:
             for result in held(lab.stack, name, number):

@@ -4,17 +4,20 @@ import statistics
 import threading
 import time
 
+from stack.process import wait_until
+
 from .clients import AT_ONCE, TIMEOUT, Sender, Swarm
 from .report import Result
 from .setups import DATABASE, evented, memory, start
 
 TITLE = "Growth"
-NOTE = ("So many clients have subscribed to one channel each; the memory is that of the process that serves them. "
-        "Then a row is committed of which nobody is notified, as after a loss, and the listening backend is "
-        "terminated. Only this addon catches up; others leave the row until something else wakes the client. The "
-        "stall is the longest time that a websocket's ping waited for its answer meanwhile; the one that connects "
-        "opens a websocket and subscribes again and again. Waiting: clients that waited for a server connection of "
-        "the pooler.")
+NOTE = ("So many clients have subscribed to one channel each, and to one that all have. The memory is that of the "
+        "process that serves them. Then rows are committed of which nobody is notified, as after a loss, and the "
+        "listening backend is terminated: first a row each for one client in a hundred, then, the next time, one for "
+        "all. Only this addon catches up; others leave the row until something else wakes the client. It wakes "
+        "everyone, those first who missed something, and leaves half of the processor's time to others. The stall is "
+        "the longest time that a websocket's ping waited for its answer meanwhile; the one that connects opens a "
+        "websocket and subscribes again and again. Waiting: clients that waited for a server connection of the pooler.")
 PLOTS = ["memory", "catch-up"]
 NAMES = ["direct", "published", "addon"]
 PATIENCE = 90
@@ -37,7 +40,7 @@ def grown(stack, name, odoo, clients, before):
     case, tag = f"{clients} clients", f"growth-{time.monotonic_ns()}"
     pooler = stack.postgres if name == "direct" else stack.pgbouncer
     with Sender(pooler, DATABASE) as sender:
-        first, = sender.insert([tag])
+        first, = sender.insert([f"{tag}-nobody"])
         with Swarm(odoo, DATABASE, clients, lambda index: [f"{tag}-{index}", tag], last=first) as swarm:
             swarm.settle(60)
             now = memory(evented(odoo))
@@ -46,7 +49,26 @@ def grown(stack, name, odoo, clients, before):
             yield Result("growth", case, name, f"to open one of them, {AT_ONCE} at once", "ms",
                          statistics.median(swarm.opening) * 1000)
             if name == "addon":
+                yield from few_caught_up(stack, case, name, swarm, sender)
                 yield from caught_up(stack, case, name, swarm, sender, tag)
+
+
+def terminate(stack):
+    stack.postgres.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                         " WHERE application_name LIKE 'bus_alt_connection bus%'")
+
+
+def few_caught_up(stack, case, name, swarm, sender):
+    """One client in a hundred misses something: when they have it."""
+    some = swarm.clients[::100]
+    missed = dict(zip(some, sender.insert([client.channels[0] for client in some]), strict=True))
+    since, began = swarm.odoo.log_size(), time.monotonic()
+    terminate(stack)
+    wait_until(lambda: all(client.last >= number for client, number in missed.items()), PATIENCE,
+               "what was missed does not come")
+    times = [at - began for client, number in missed.items() for entry, at in client.received if entry == number]
+    yield Result("growth", case, name, "catch-up, if one in a hundred missed something", "s", max(times))
+    swarm.odoo.wait_log("The bus listener woke", PATIENCE, since)     # the others are woken as well
 
 
 def caught_up(stack, case, name, swarm, sender, tag):
@@ -54,8 +76,7 @@ def caught_up(stack, case, name, swarm, sender, tag):
     missed, = sender.insert([tag])
     with Watch(stack, swarm) as watch:
         began = time.monotonic()
-        stack.postgres.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                             " WHERE application_name LIKE 'bus_alt_connection bus%'")
+        terminate(stack)
         served = swarm.wait(missed, PATIENCE)
     times = sorted(at - began for client in swarm.clients for entry, at in client.received if entry == missed)
     yield Result("growth", case, name, "not caught up", "", len(swarm.clients) - len(times))

@@ -10,13 +10,13 @@ from stack.client import OdooError
 
 from .clients import Sender, Swarm, login
 from .report import Result
-from .setups import DATABASE
+from .setups import DATABASE, cpu
 
 TITLE = "Latency"
 NOTE = ("From the commit of a notification to its arrival, one at a time, in milliseconds. Every client has "
         "subscribed to the one channel, so each arrival is a query of Odoo's of its own. Busy: one HTTP worker "
         "answers search_read all the time, on the same two cores. The floor is a script that hears the NOTIFY and "
-        "fetches nothing.")
+        "fetches nothing. CPU is that of the process that serves websockets, from the clients' connecting on.")
 PLOTS = ["p50", "p99"]
 GIVE_UP = 2     # so many lost ones in a row
 SECONDS = 2     # after which one counts as lost
@@ -33,13 +33,15 @@ def run(lab, quick):
                     # the floor has one listener, and who hears nothing hears nothing ten times
                     if clients == 1 or name not in ("floor", "pooled"):
                         with lab.only(name), busy(lab, name, load == "busy"):
-                            measure = floor if name == "floor" else odoo
+                            measure, used = floor if name == "floor" else odoo, cpu(lab.pid(name))
                             delays, lost = measure(lab, name, clients, number)
+                            used = cpu(lab.pid(name)) - used
                         case = f"{clients} clients, {load}" if clients > 1 else f"1 client, {load}"
                         everything.setdefault((case, name), []).extend(delays)
                         yield Result("latency", case, name, "lost", "", lost)
                         if len(delays) >= 10:
                             yield Result("latency", case, name, "p50", "ms", statistics.median(delays))
+                            yield Result("latency", case, name, "CPU", "ms a notification", used * 1000 / number)
     for (case, name), delays in everything.items():
         if len(delays) >= 20:
             steps = statistics.quantiles(delays, n=1000, method="inclusive")

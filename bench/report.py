@@ -19,6 +19,7 @@ Result = namedtuple("Result", "measure case setup metric unit value")
 # one colour for a setup in all plots: greys and blues for what there is, the warm ones for this addon
 COLOURS = dict(zip(SETUPS, ["#bbbbbb", "#777777", "#000000", "#88ccee", "#4477aa", "#cc3311", "#ee9955"], strict=True))
 PLAIN = {"lost", "duplicated"}      # totals of all repetitions, no medians
+BEGIN, END = ".. at a glance: begin\n", ".. at a glance: end\n"
 
 
 class Figures:
@@ -160,6 +161,14 @@ def glance(figures, folder):
     return list_table(head, rows)
 
 
+def show(readme, lines):
+    """Write lines between the two comments that mark their place, where there is such a page."""
+    text = readme.read_text() if readme.exists() else ""
+    if BEGIN in text:
+        head, tail = text.split(BEGIN)[0], text.split(END)[1]
+        readme.write_text(head + BEGIN + "\n".join(["", *lines, END]) + tail)
+
+
 def heading(text, line):
     return [text, line * len(text), ""]
 
@@ -185,6 +194,7 @@ def write(folder, figures, parts, versions, command):
              "this machine's; the ratios are what carries over.", ""]
     if figures.metrics("latency"):
         lines += [*heading("At a glance", "-"), *glance(figures, folder)]
+        show(folder.resolve().parent / "README.rst", glance(figures, folder))
     for measure, module in parts.items():
         if not figures.metrics(measure):
             continue

@@ -13,7 +13,7 @@ import time
 import odoo.service.server
 from odoo.modules.registry import Registry
 
-from . import routing
+from . import link, routing
 from .backoff import Backoff
 
 _logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def _endless(cron_thread):
             try:
                 return cron_thread(self, *args, **kwargs)
             except Exception as exc:
-                _logger.warning("A cron thread failed (%s) and goes on.", exc)
+                _logger.warning("A cron thread failed (%s) and goes on.", link.one_line(exc))
             time.sleep(backoff.next())
 
     return endless_cron_thread
@@ -65,12 +65,12 @@ class Cron(object):
         return payload
 
     def waiting(self):
-        """:return: dict: None -> list of functions, each triggers the jobs of one database"""
+        """:return: dict: None -> dict: function that triggers the jobs of one database -> []"""
         return {
-            None: [
-                functools.partial(self.listener.deliver, "cron_trigger", name)
+            None: {
+                functools.partial(self.listener.deliver, "cron_trigger", name): []
                 for name in _databases()
-            ]
+            }
         }
 
 

@@ -163,7 +163,8 @@ class Bus(object):
     def waiting(self):
         """Who waits.
 
-        :return: dict: database (None if unknown) -> list of functions, each wakes one
+        :return: dict: database (None if unknown) -> dict: function that wakes one -> list of
+            channels, as ``keys`` has them
         """
         found = {}
         for channel, waiting in _copy(self._channels()):
@@ -172,8 +173,17 @@ class Bus(object):
                 database = channel[0]
             for wake in self._wakers(self, channel, waiting):
                 # One that waits on several channels is woken once: bound methods compare equal.
-                found.setdefault(database, {})[wake] = True
-        return {database: list(wakers) for database, wakers in found.items()}
+                found.setdefault(database, {}).setdefault(wake, []).append(channel)
+        return found
+
+    @staticmethod
+    def keys(channels):
+        """:return: set of channels as upstream keeps them, of what stands in the table"""
+        found = set()
+        for channel in channels:
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
+                found.add(_key(json.loads(channel)))
+        return found
 
     def news(self, channels):
         """Have upstream's loop wake who waits on channels.

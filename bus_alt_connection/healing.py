@@ -5,7 +5,7 @@
   arrive at the listener. It proves that both reach the same database, and that the pooled path
   serves again.
 * Then the catch-up: what was notified while nobody listened is in the table, so everyone who
-  waits is woken once, spread out.
+  waits is woken once, spread out, those first on whose channels there is something.
 * While there is no proven listener, the table is asked for news on a slow clock.
 """
 
@@ -21,6 +21,12 @@ from .link import Lost
 
 _logger = logging.getLogger(__name__)
 
+# The channels that gained rows in the last so many seconds. The id has an index, the date has not.
+MISSED = (
+    "SELECT DISTINCT channel FROM (SELECT channel, create_date FROM {} ORDER BY id DESC LIMIT 10000)"
+    " AS latest WHERE create_date > (now() AT TIME ZONE 'UTC') - %s * interval '1 second'"
+)
+
 
 class Attendant(threading.Thread):
     """Attends one listener.
@@ -32,8 +38,11 @@ class Attendant(threading.Thread):
     RETRY_SECONDS = 0.2
     # A database that refuses this long is woken all the same: when in doubt, wake.
     PATIENCE_SECONDS = 120
-    # Between batches of wake-ups.
+    # Between batches of wake-ups, and how many at most.
     BREATH_SECONDS = 0.05
+    BREATHS = 8
+    # Of the processor's time, for the catch-up and all that goes on beside it.
+    SHARE = 0.5
     # How long after a loss the slow clock starts: most losses are mended before.
     GRACE_SECONDS = 1.0
 
@@ -138,7 +147,7 @@ class Attendant(threading.Thread):
         while waiting and self._listener.session is session and not self._listener.stopping:
             for database in list(waiting):
                 if self._serves(database) or time.monotonic() > give_up:
-                    self._wake(waiting.pop(database))
+                    self._wake(waiting.pop(database), self._missed(database, session.deaf_since))
             if waiting:
                 self._listener.wait_for_change(self.RETRY_SECONDS)
         if not waiting and self._listener.connections > 1:
@@ -153,26 +162,44 @@ class Attendant(threading.Thread):
         except Lost:
             return False
 
-    def _wake(self, wakers):
-        """Call each, in random order, at the rate that the settings allow and the process bears."""
-        random.shuffle(wakers)
+    def _missed(self, database, since):
+        """:return: set of the channels that gained rows since a time.monotonic(), if it is told"""
+        owner = self._listener.owner
+        if not owner.table or database is None:
+            return set()
+        try:
+            with link.pooled(self._settings, database) as pooled:
+                rows = pooled.query(MISSED.format(owner.table), (time.monotonic() - since,))
+        except Lost:
+            return set()  # all the same, everyone is woken
+        return owner.keys(channel for channel, in rows)
+
+    def _wake(self, wakers, first=frozenset()):
+        """Call each, at the rate that the settings allow and the process bears.
+
+        :param dict wakers: function -> list of channels
+        :param set first: whoever waits on one of these channels comes first, the rest at random
+        """
+        order = list(wakers)
+        random.shuffle(order)
+        order.sort(key=lambda wake: first.isdisjoint(wakers[wake]))
         batch = max(1, int(self._settings.wakeups_per_second * self.BREATH_SECONDS))
-        for index, wake in enumerate(wakers, 1):
+        for index, wake in enumerate(order, 1):
             wake()
             self._listener.woken += 1
             if index % batch == 0:
                 self._breathe()
 
     def _breathe(self):
-        """Let those who were woken be served, and who comes meanwhile: nothing is awaited here.
+        """Leave half of the processor's time to everybody else: nobody awaits those who are woken.
 
-        Each who wakes queries. A sleep that lasts too long tells that the process is behind with
-        them (the evented one has a single loop), so it is given more time, up to a second or two.
+        Each of them queries, which is work for this process (the evented one has a single loop).
+        One that is busy with other things as well is not waited for longer than a few breaths.
         """
-        for _ in range(20):
-            before = time.monotonic()
+        began, used = time.monotonic(), time.process_time()
+        for _ in range(self.BREATHS):
             time.sleep(self.BREATH_SECONDS)
-            if time.monotonic() - before < 2 * self.BREATH_SECONDS:
+            if time.process_time() - used < self.SHARE * (time.monotonic() - began):
                 return
 
     # -- the slow clock -----------------------------------------------------------------------

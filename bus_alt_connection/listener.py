@@ -170,6 +170,9 @@ class Listener(threading.Thread):
 
     def _report_connection(self, session):
         since, self.lost_at = self.lost_at, None
+        # A loss is noticed late: what was sent from here on may not have been heard.
+        unnoticed = self.settings.heartbeat_seconds + self.settings.heartbeat_timeout_seconds
+        session.deaf_since = since - unnoticed
         self.trouble.over()
         if self.connections == 0:
             _logger.info("The %s listener is connected to %s.", self.owner.name, session)
@@ -231,6 +234,7 @@ class Session(object):
         self.proven = False  # a NOTIFY that took the pooled path has arrived here
         self.replaceable = False  # whether another host may be the right one
         self.rejected = None  # why it is not to be kept
+        self.deaf_since = time.monotonic()  # set by the listener
         self.token = "probe %016x" % random.getrandbits(64)
         self._expected = {}  # payload on the private channel -> time.monotonic() when it was sent
         try:

@@ -1,4 +1,6 @@
 """The bench runs: every setup took part, nothing was lost, the documents are written. Bounds are loose: no figures."""
+import re
+
 import pytest
 
 from bench import bad_day, report, setups
@@ -12,9 +14,14 @@ def websockets(facts):
 
 
 def test_bench_quick(stack, tmp_path):
-    figures, paths = bench(stack, list(PARTS), True, tmp_path)
+    readme = tmp_path / "README.rst"
+    readme.write_text(f"before\n\n{report.BEGIN}of yesterday\n{report.END}after\n")
+    figures, paths = bench(stack, list(PARTS), True, tmp_path / "docs")
     assert not losses(figures)
     assert all(path.stat().st_size for path in paths)
+    before, table, after = re.split(f"{report.BEGIN}|{report.END}", readme.read_text())
+    assert (before, after) == ("before\n\n", "after\n") and "this addon" in table
+    assert table.strip() in (tmp_path / "docs" / "performance.rst").read_text()
     assert {path.name for path in paths} >= {"performance.csv", "performance.rst", "performance-latency-p50.svg"}
     assert set(figures.some("latency", "lost", 2)) == set(setups.SETUPS)
     for name in set(setups.SETUPS) - {"pooled", "floor"}:

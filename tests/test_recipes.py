@@ -27,6 +27,7 @@ from flow import Flow, when_serves
 from haproxy import HAProxy
 from listeners import direct, wait_listening
 
+from bench.report import BEGIN, END
 from stack import Stack
 from stack.client import Session
 from stack.machine import Unavailable
@@ -71,6 +72,12 @@ def test_paths_and_commands_that_are_named_exist(path):
     commands = set(re.findall(r"\./dev ([a-z-]+)", text))
     known = set(re.findall(r"^  \./dev ([a-z-]+)", (REPO / "dev").read_text(), re.M))
     assert commands <= known
+
+
+def test_the_readme_shows_what_the_bench_measured():
+    text = documents.PAGES[0].read_text()
+    table = text[text.index(BEGIN) + len(BEGIN):text.index(END)].strip()
+    assert "this addon" in table and table in (REPO / "docs" / "performance.rst").read_text()
 
 
 def test_every_page_is_in_the_index():
