@@ -10,7 +10,8 @@ NOTE = ("Rows are inserted and notified as fast as PostgreSQL takes them, a hund
         "client, all on its channel. Distinct: 50 clients, each with a channel of its own. It ends when the last row "
         "is with its client. Foreign: NOTIFYs that name only other databases of the same cluster, of which there are "
         "so many, a millisecond apart; the process wakes for nothing. CPU is that of the process that serves "
-        "websockets.")
+        "websockets. This addon parses each notification, to pass on only what concerns someone here, and what it "
+        "passes on is parsed again by Odoo's own loop: seen where nothing else costs, as on the one hot channel.")
 PLOTS = ["rate", "CPU"]
 BATCH = 100
 FOREIGN = [1, 10, 100, 1000]
