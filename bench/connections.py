@@ -1,6 +1,5 @@
 """How many server connections PostgreSQL holds, against the number of HTTP workers."""
 import concurrent.futures
-import time
 
 from stack.client import Session
 from stack.process import wait_until
@@ -40,16 +39,12 @@ def count(stack):
     return stack.postgres.query(COUNT)[0][0]
 
 
-def settled(stack):
-    """How many there are, once those of who has ended are gone."""
-    seen = []
-
-    def same():
-        seen.append(count(stack))
-        time.sleep(0.3)
-        return len(seen) > 2 and len(set(seen[-3:])) == 1
-    wait_until(same, 30, "the server connections do not come to rest")
-    return seen[-1]
+def none_left(stack):
+    """End those of who was before, and wait until they are gone."""
+    def none():
+        stack.postgres.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'odoo'")
+        return not count(stack)
+    wait_until(none, 30, "the server connections of earlier setups do not go away")
 
 
 def held(stack, name, workers):
@@ -57,7 +52,7 @@ def held(stack, name, workers):
     pooler = session_pooler(stack) if SETUPS[name].pooler == "session" else stack.pgbouncer
     if SETUPS[name].pooler == "transaction":
         pooler.restart()
-    others = settled(stack)
+    none_left(stack)
     odoo = start(stack, name, workers=workers, poolers={name: pooler}, options={"max_cron_threads": 1})
     try:
         session, channel = Session(odoo, DATABASE), f"connections-{name}"
@@ -78,8 +73,8 @@ def held(stack, name, workers):
                     future.result()
             idle = count(stack)
             case = f"{workers} workers" if workers > 1 else "1 worker"
-            yield Result("connections", case, name, "under load", "", max(most, idle) - others)
-            yield Result("connections", case, name, "idle", "", idle - others)
+            yield Result("connections", case, name, "under load", "", max(most, idle))
+            yield Result("connections", case, name, "idle", "", idle)
     finally:
         odoo.kill()
         if pooler is not stack.pgbouncer:

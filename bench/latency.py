@@ -18,7 +18,8 @@ NOTE = ("From the commit of a notification to its arrival, one at a time, in mil
         "answers search_read all the time, on the same two cores. The floor is a script that hears the NOTIFY and "
         "fetches nothing. CPU is that of the process that serves websockets, from the clients' connecting on. The "
         "addon's own part is what it has over the others on the same path: this addon over the published one behind "
-        "the pooler, and the last row over Odoo straight to PostgreSQL. The rest is the pooler's part in Odoo's queries.")
+        "the pooler, and the last row over Odoo straight to PostgreSQL. The rest is the pooler's part in Odoo's "
+        "queries.")
 PLOTS = ["p50", "p99"]
 GIVE_UP = 2     # so many lost ones in a row
 SECONDS = 2     # after which one counts as lost

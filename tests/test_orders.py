@@ -40,14 +40,18 @@ LONGEST = 10    # seconds a stop is watched: upstream's own may hang for much lo
 
 
 @pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
-def test_stops_in_any_state(stack, odoo, workers):
+def test_stops_in_any_state(stack, odoo, facts, workers):
     """As fast as without the addon, in the same state, with a client that is connected."""
     proxy = Proxy((stack.postgres.host, stack.postgres.port))
 
     def stops(state, load="base,web,bus_alt_connection"):
         port = 1 if state == "misconfigured" else proxy.port
-        server = odoo(workers=workers, load=load,
-                      options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": port})
+        options = {"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": port}
+        if not facts.cron_listeners:
+            # Upstream's cron worker may look whether it is to end before it knows, and sleeps on for a minute. Where
+            # cron does not listen it is left out: the addon has no part in it.
+            options["max_cron_threads"] = 0
+        server = odoo(workers=workers, load=load, options=options)
         ours = "bus_alt" in load
         with Session(server, "demo").subscribe(["a channel"]).wait_subscribed():
             if ours and state == "misconfigured":
