@@ -24,7 +24,8 @@ def main(args=None):
     parser = argparse.ArgumentParser(prog="./dev bench", description="Measure the bus, side by side.")
     parser.add_argument("--quick", action="store_true", help="a run of five minutes, to see that it works")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="the folder of the documents (docs)")
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="not all of the measurements")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS),
+                        help="make these measurements anew, keep the others")
     options = parser.parse_args(args)
     try:
         with Stack(groups=("odoo",)) as stack:
@@ -60,8 +61,9 @@ def bench(stack, only, quick, folder):
         if name not in shared:
             measure(name, module, bare)
     figures = report.Figures(results)
-    command = "./dev bench" + (" --quick" if quick else "")
-    paths = report.write(folder, figures, parts, versions(stack), command)
+    partly = [] if len(parts) == len(PARTS) else list(parts)
+    command = " ".join(["./dev bench", *["--quick"] * quick, *["--only"] * bool(partly), *partly])
+    paths = report.write(folder, figures, PARTS, versions(stack), command, partly)
     say(f"measured in {time.monotonic() - began:.0f} s")
     return figures, paths
 

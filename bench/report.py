@@ -32,6 +32,27 @@ class Figures:
             self.values.setdefault(key, []).append(result.value)
             self.units[key[:2]] = result.unit
 
+    def keep(self, path, but):
+        """Take over what an earlier run wrote, but for the measures of this one.
+
+        Of its repetitions the file has the number, the least, the median and the most: these stand for them. Returns
+        whether there was anything.
+        """
+        if not path.exists():
+            return False
+        before = Figures([])
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                if row["measure"] not in but:
+                    count, ends = int(row["repetitions"]), [plain(row["least"]), plain(row["most"])]
+                    values = [plain(row["median"])]
+                    if count > 1 and row["metric"] not in PLAIN:
+                        values = [ends[0], *values * (count - 2), ends[1]]
+                    before.values[row["measure"], row["metric"], row["setup"], row["case"]] = values
+                    before.units[row["measure"], row["metric"]] = row["unit"]
+        self.values, self.units = {**before.values, **self.values}, {**before.units, **self.units}
+        return bool(before.values)
+
     def metrics(self, measure):
         return [metric for name, metric in self.units if name == measure]
 
@@ -85,6 +106,14 @@ def number(value):
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.4f}"
+
+
+def plain(text):
+    """What `number` wrote: a number again, or a text."""
+    try:
+        return float(text) if "." in text or "e" in text else int(text)
+    except ValueError:
+        return text
 
 
 def title(setup):
@@ -180,14 +209,19 @@ def write_csv(path, head, rows):
         writer.writerows(rows)
 
 
-def write(folder, figures, parts, versions, command):
-    """performance.csv, performance.rst and its plots. `parts`: {measure: module}. Returns the paths."""
+def write(folder, figures, parts, versions, command, only=None):
+    """performance.csv, performance.rst and its plots. `parts`: {measure: module}. Returns the paths.
+
+    `only`: the measures that were made; the others stay as they are in the folder.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "performance.csv"]
+    kept = figures.keep(paths[0], but=only) if only else False
     write_csv(paths[0], ["measure", "case", "setup", "metric", "unit", "median", "repetitions", "least", "most",
                          "ratio to direct", "ratio to floor"], figures.rows())
-    lines = [*heading("Performance", "="), f"Made by ``{command}``; every figure is in ``performance.csv``.", "",
+    lines = [*heading("Performance", "="), f"Made by ``{command}``; every figure is in ``performance.csv``."
+             + (" What it does not measure is kept from an earlier run." if kept else ""), "",
              machine(versions), "",
              "A cell is the median, in parentheses the least and the most of the repetitions, then the ratio to Odoo "
              "straight to PostgreSQL (×) and to the bare script (floor ×). The setups took turns. Absolute figures are "

@@ -35,6 +35,21 @@ def test_bench_quick(stack, tmp_path):
     assert many <= few + 4, "the workers share the pool"
 
 
+def test_one_measure_anew(tmp_path):
+    """The others stay in the documents as they were."""
+    def result(measure, value, metric="some"):
+        return report.Result(measure, "a case", "addon", metric, "s", value)
+    before = report.Figures([*(result("growth", value) for value in (0.5, 1.25, 4, 8)), result("growth", 2, "lost"),
+                             result("startup", "any"), result("connections", 1)])
+    report.write(tmp_path, before, {}, {}, "./dev bench")
+    after = report.Figures([result("connections", 7)])
+    report.write(tmp_path, after, PARTS, {}, "./dev bench --only connections", only=["connections"])
+    for measure, metric in [("growth", "some"), ("growth", "lost"), ("startup", "some")]:
+        assert after.cell(measure, metric, "addon", "a case") == before.cell(measure, metric, "addon", "a case") != "–"
+    assert after.median("connections", "some", "addon", "a case") == 7
+    assert "kept from an earlier run" in (tmp_path / "performance.rst").read_text()
+
+
 def test_bad_day(stack, tmp_path):
     faults, names = [bad_day.terminated, bad_day.malformed], ["published", "addon"]
     outcomes = list(bad_day.bad_day(stack, watch=8, faults=faults, names=names))
