@@ -55,7 +55,7 @@ class Route(Proxy):
         other, port = {client: server, server: client}, server.getsockname()[1]
         while not self.closed:
             if port in self.forgotten:
-                time.sleep(0.05)
+                time.sleep(0.05)        # it stays open and nothing is read: that is the fault
                 continue
             ready, _, _ = select.select(list(other), [], [], 0.05)
             if port in self.forgotten:

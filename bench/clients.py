@@ -170,7 +170,7 @@ class Swarm:
         while any(client.last < number for client in self.clients):
             if time.monotonic() > deadline:
                 return False
-            time.sleep(0.0005)
+            time.sleep(0.0005)      # the swarm's thread receives, this one looks
         return True
 
     def settle(self, timeout=5):
@@ -180,7 +180,7 @@ class Swarm:
         def quiet():
             nonlocal before
             known, before = before, self.arrived
-            time.sleep(0.1)
+            time.sleep(0.1)     # the moment in which nothing comes
             return known == self.arrived
         wait_until(quiet, timeout, "it does not come to rest")
 

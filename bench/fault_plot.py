@@ -29,7 +29,7 @@ def measure(stack, before, watch):
         for side in sides:
             side.open()
         say(f"the listening backends are terminated in {before} s, then {watch} s are watched")
-        time.sleep(before)
+        time.sleep(before)      # both spans are what the plot shows
         event = terminated(stack, sides)
         time.sleep(watch)
         for side in sides:

@@ -107,6 +107,16 @@ class Floor(Program):
             lines = [line.rstrip("\n").partition(" ") for line in log if tag in line and line.endswith("\n")]
         return [(float(at), payload) for at, _, payload in lines]
 
+    def heard(self, mark, tag, count, timeout):
+        """Wait until so many payloads that hold `tag` are in the log: when the last was heard, None after `timeout`."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            times = [at for at, _ in self.times(mark, tag)]
+            if len(times) >= count:
+                return times[-1]
+            time.sleep(0.05)        # the log is a file of another process
+        return None
+
 
 class Lab:
     """The setups `names`, started on a stack."""
@@ -161,7 +171,7 @@ class Lab:
         """Wait until a process does nothing: what came while it was stopped is done with."""
         def rests():
             before = cpu(pid)
-            time.sleep(0.1)
+            time.sleep(0.1)     # the span that is measured
             return cpu(pid) - before < 0.005
         wait_until(rests, 60, "a process that was stopped does not come to rest")
 

@@ -47,17 +47,6 @@ def one_by_one(sender, payloads):
         time.sleep(0.001)       # what comes together is taken together, and tenants do not come together
 
 
-def heard(lab, mark, tag, count):
-    """Wait until the bare listener has heard so many: when it had."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        times = [at for at, _ in lab.floor.times(mark, tag)]
-        if len(times) >= count:
-            return times[-1]
-        time.sleep(0.05)
-    return None
-
-
 def burst(lab, name, case, clients, number):
     tag = f"burst-{time.monotonic_ns()}"
     channels = [f"{tag}-{index}" for index in range(clients)]
@@ -76,7 +65,7 @@ def burst(lab, name, case, clients, number):
         if name == "floor":
             mark, began, used = lab.floor.mark(), time.monotonic(), cpu(pid)
             send()
-            ended, lost = heard(lab, mark, tag, number), 0
+            ended, lost = lab.floor.heard(mark, tag, number, PATIENCE), 0
         else:
             first, = sender.insert([channels[0]])
             with Swarm(lab.odoos[name], DATABASE, clients, lambda index: [channels[index]], last=first) as swarm:
@@ -85,7 +74,7 @@ def burst(lab, name, case, clients, number):
                 began, used = time.monotonic(), cpu(pid)
                 sent = send()
                 while swarm.arrived - before < len(sent) and time.monotonic() < began + PATIENCE:
-                    time.sleep(0.002)
+                    time.sleep(0.002)       # the swarm's thread counts, this one looks
                 ended = max((at for client in swarm.clients for _, at in client.received), default=None)
                 arrived = [entry for client in swarm.clients for entry, _ in client.received if entry > first]
                 lost = len(set(sent) - set(arrived))
@@ -107,7 +96,7 @@ def foreign(lab, name, databases, number):
         if name == "floor":
             mark, used = lab.floor.mark(), cpu(pid)
             one_by_one(sender, payloads)
-            ended = heard(lab, mark, own, number)
+            ended = lab.floor.heard(mark, own, number, PATIENCE)
         else:
             first, = sender.insert([own])
             with Swarm(lab.odoos[name], DATABASE, 10, lambda _: [own], last=first) as swarm:

@@ -44,7 +44,7 @@ def _endless(cron_thread):
         while True:
             try:
                 return cron_thread(self, *args, **kwargs)
-            except Exception as exc:
+            except Exception as exc:  # any: upstream's thread would end for ever, see above
                 _logger.warning("A cron thread failed (%s) and goes on.", link.one_line(exc))
             time.sleep(backoff.next())
 

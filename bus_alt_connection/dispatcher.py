@@ -101,7 +101,7 @@ def _repeated(loop):
         while True:
             try:
                 return loop(self, *args, **kwargs)
-            except Exception:
+            except Exception:  # any: upstream would sleep for 50 s, see above
                 if _server_stops(loop):
                     raise
                 _logger.warning("The loop of the bus failed and goes on.", exc_info=True)

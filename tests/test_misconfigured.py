@@ -44,6 +44,15 @@ def degraded(stack, server, flow):
     assert "Traceback" not in log
 
 
+def instant(stack, server, flow, line):
+    """The bus listens to PostgreSQL, its log has the line, and what is sent from then on comes at once."""
+    wait_listening(stack.postgres, server, "bus")
+    server.wait_log(line)
+    event = time.monotonic()
+    flow.wait_received(3, since=event)
+    assert flow.slowest(since=event) < 1.0
+
+
 @pytest.fixture
 def see(stack, odoo):
     """Start a server with these settings, await the line, see the bus degraded; and then see it heal, if it can."""
@@ -56,11 +65,7 @@ def see(stack, odoo):
             degraded(stack, server, flow)
             if heal:
                 heal()
-                wait_listening(stack.postgres, server, "bus")
-                server.wait_log("bus listener is connected")
-                event = time.monotonic()
-                flow.wait_received(2, since=event)
-                assert flow.slowest(since=event) < 1.0
+                instant(stack, server, flow, "bus listener is connected")
             flow.check()
         lines = [text for text in server.log_text().splitlines() if f" {level} " in text and "The bus listener" in text]
         assert len(lines) == 1, lines
@@ -112,11 +117,7 @@ def test_another_cluster_among_the_hosts(stack, odoo, other):
                            "imdispatcher_db_port": ",".join(str(each.port) for each in hosts)})
     with Flow(server, stack.pgbouncer, stack.postgres) as flow:
         server.wait_log("The bus listener hears nothing: it LISTENs on .*, which is another server")
-        wait_listening(stack.postgres, server, "bus")
-        server.wait_log("The bus listener woke")
-        event = time.monotonic()
-        flow.wait_received(3, since=event)
-        assert flow.slowest(since=event) < 1.0
+        instant(stack, server, flow, "The bus listener woke")
         flow.check()
 
 
