@@ -12,11 +12,10 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
-from faults import CHUNK, Proxy
-from flow import Flow, when_serves
-
 from stack import Stack, StackError, say
 from stack.client import OdooError
+from stack.faults import CHUNK, Proxy
+from stack.flow import Flow, when_serves
 from stack.process import wait_until
 
 from . import report

@@ -7,19 +7,14 @@ A test of what a series may lack is marked: `@pytest.mark.needs("cron_listeners"
 """
 import itertools
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from faults import Proxy  # noqa: E402
-
-from stack import Stack, StackError  # noqa: E402
-from stack.client import Sender, Session  # noqa: E402
-from stack.machine import PACKAGES, Unavailable  # noqa: E402
-from stack.series import Series  # noqa: E402
+from stack import Stack, StackError
+from stack.client import Sender, Session
+from stack.faults import Proxy
+from stack.machine import PACKAGES, Unavailable
+from stack.series import Series
 
 NAMES = itertools.count(1)
 

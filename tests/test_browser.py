@@ -5,12 +5,12 @@ loaded again. The times from pressing Enter to appearing are printed, and what w
 """
 import pytest
 from conftest import Servers
-from discuss import DATABASE, MODULES, talk
-from faults import Proxy
-from flow import when_serves
-from listeners import wait_listening
 
 from stack.browser import browser
+from stack.discuss import DATABASE, MODULES, talk
+from stack.faults import Proxy
+from stack.flow import when_serves
+from stack.listeners import wait_listening
 from stack.machine import Unavailable
 
 IN_TIME = 5.0       # seconds, on a busy machine; what is not pushed comes with the next subscription, if ever

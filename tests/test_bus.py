@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 import pytest
-from listeners import backends_of, client_ports, direct, wait_listening
 
+from stack.listeners import backends_of, client_ports, direct, wait_listening
 from stack.process import children, wait_until
 
 CRON_FAST = 2.0     # seconds; through the pooler a trigger waits for upstream's slow clock, up to 60 s

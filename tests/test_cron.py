@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
-from flow import when_serves
-from listeners import wait_listening
+
+from stack.flow import when_serves
+from stack.listeners import wait_listening
 
 pytestmark = pytest.mark.needs("cron_listeners")
 

@@ -5,7 +5,8 @@ import time
 
 import pytest
 import requests
-from faults import Proxy
+
+from stack.faults import Proxy
 
 HEALTH = "/bus_alt_connection/health"
 

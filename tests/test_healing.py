@@ -7,10 +7,10 @@ import random
 import time
 
 import pytest
-from faults import Island
-from flow import Flow, when_serves
-from listeners import wait_listening
 
+from stack.faults import Island
+from stack.flow import Flow, when_serves
+from stack.listeners import wait_listening
 from stack.process import wait_until
 
 # The heartbeat's defaults: a silent loss is noticed within their sum, and a retry away from being mended.

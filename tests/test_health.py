@@ -4,8 +4,8 @@ import time
 
 import pytest
 import requests
-from listeners import wait_listening
 
+from stack.listeners import wait_listening
 from stack.process import wait_until
 
 ROUTE = "/bus_alt_connection/health"

@@ -5,9 +5,9 @@ import time
 import psutil
 import pytest
 import requests
-from listeners import wait_listening
 from prometheus_client.parser import text_string_to_metric_families
 
+from stack.listeners import wait_listening
 from stack.process import free_port, wait_until
 
 

@@ -6,11 +6,11 @@ where PostgreSQL can, and sees the listener come by itself.
 import time
 
 import pytest
-from flow import Flow
-from listeners import wait_listening
 
 from stack import Postgres
 from stack.client import compact
+from stack.flow import Flow
+from stack.listeners import wait_listening
 from stack.process import free_port
 
 DEGRADED = 10.0     # seconds, for every notification

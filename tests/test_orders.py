@@ -3,11 +3,11 @@ import itertools
 import re
 
 import pytest
-from faults import Proxy
-from flow import Flow, when_serves
-from listeners import wait_listening
 
 from stack.client import Session
+from stack.faults import Proxy
+from stack.flow import Flow, when_serves
+from stack.listeners import wait_listening
 
 PARTS = ("postgres", "pgbouncer", "odoo")
 

@@ -2,7 +2,8 @@
 from pathlib import Path
 
 import pytest
-from listeners import wait_listening
+
+from stack.listeners import wait_listening
 
 ADDONS = Path(__file__).parent / "addons"
 ORDERS = {"before": "{},bus_alt_connection", "after": "bus_alt_connection,{}"}

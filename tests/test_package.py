@@ -14,8 +14,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from listeners import wait_listening
 
+from stack.listeners import wait_listening
 from stack.machine import pip_for, run
 
 REPO = Path(__file__).parent.parent

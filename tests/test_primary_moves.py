@@ -2,10 +2,10 @@
 import time
 
 import pytest
-from flow import Flow, when_serves
-from listeners import wait_listening
 
 from stack import Stack
+from stack.flow import Flow, when_serves
+from stack.listeners import wait_listening
 
 
 @pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])

@@ -22,14 +22,14 @@ import psycopg2
 import pytest
 import yaml
 from documents import REPO, block, ini, literals, one_line, options
-from faults import Proxy
-from flow import Flow, when_serves
-from haproxy import HAProxy
-from listeners import direct, wait_listening
 
 from bench.report import BEGIN, END
 from stack import Stack
 from stack.client import Session
+from stack.faults import Proxy
+from stack.flow import Flow, when_serves
+from stack.haproxy import HAProxy
+from stack.listeners import direct, wait_listening
 from stack.machine import Unavailable
 from stack.postgres import connect as log_in
 from stack.process import free_port, wait_until

@@ -3,9 +3,9 @@ import re
 from pathlib import Path
 
 import pytest
-from listeners import direct, wait_listening
 
 from stack.client import compact
+from stack.listeners import direct, wait_listening
 
 ADDONS = Path(__file__).parent / "addons"
 

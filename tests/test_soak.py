@@ -1,5 +1,5 @@
 """Two minutes of ./dev soak; `--seed` of a run that failed is in its message."""
-from soak import Soak
+from bench.soak import Soak
 
 
 def test_soak(stack):

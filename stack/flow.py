@@ -10,8 +10,8 @@ import time
 
 import psycopg2
 
-from stack.client import Sender, Session, compact
-from stack.process import wait_until
+from .client import Sender, Session, compact
+from .process import wait_until
 
 EVERY = 0.25
 

@@ -1,4 +1,4 @@
-"""Two users who talk in Discuss, each in a browser of its own: what test_browser.py and screenshot.py share.
+"""Two users who talk in Discuss, each in a browser of its own: what the browser tests and ./dev screenshot share.
 
 Contract: `talk(stack, odoo, browser)` opens a new channel for both, on pages that are loaded once. `exchange` types a
 message in each of them, and fails unless it stands in the other one in time. `seconds` has the times from pressing
@@ -8,9 +8,9 @@ import contextlib
 import secrets
 import time
 
-from stack import StackError
-from stack.client import Session
-from stack.gateway import Gateway
+from . import StackError
+from .client import Session
+from .gateway import Gateway
 
 DATABASE = "discuss"
 MODULES = ("base", "web", "bus", "mail")

@@ -8,14 +8,11 @@ import io
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from discuss import DATABASE, MODULES, talk  # noqa: E402
-from listeners import wait_listening  # noqa: E402
-
-from stack import Stack, StackError, say  # noqa: E402
-from stack.browser import browser  # noqa: E402
-from stack.client import OdooError  # noqa: E402
+from stack import Stack, StackError, say
+from stack.browser import browser
+from stack.client import OdooError
+from stack.discuss import DATABASE, MODULES, talk
+from stack.listeners import wait_listening
 
 PAGE = 400, 496             # pixels: so narrow that Odoo shows the conversation alone, so high that all of it is seen
 BAR, GAP, MARGIN = 30, 190, 12

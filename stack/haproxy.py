@@ -9,8 +9,8 @@ import shutil
 import socket
 from pathlib import Path
 
-from stack.machine import Apt, Unavailable, need_debian, run, unpack
-from stack.process import Program, wait_until
+from .machine import Apt, Unavailable, need_debian, run, unpack
+from .process import Program, wait_until
 
 
 def find(cache):

@@ -1,7 +1,7 @@
 """What PostgreSQL knows of the listeners, asked of the server and of nobody else."""
 from pathlib import Path
 
-from stack.process import children, wait_until
+from .process import children, wait_until
 
 # the addon names its connections so that a DBA knows them
 OURS = "bus_alt_connection"

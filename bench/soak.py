@@ -14,14 +14,11 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from faults import Island, Proxy  # noqa: E402
-from flow import Flow, when_serves  # noqa: E402
-from listeners import wait_listening  # noqa: E402
-
-from stack import Stack, StackError, say  # noqa: E402
-from stack.process import children, wait_until  # noqa: E402
+from stack import Stack, StackError, say
+from stack.faults import Island, Proxy
+from stack.flow import Flow, when_serves
+from stack.listeners import wait_listening
+from stack.process import children, wait_until
 
 CLIENTS, CHANNELS = 50, 5
 PATIENCE = 60       # seconds after a fault in which every client has to be up to date
