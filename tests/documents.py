@@ -49,6 +49,16 @@ def table(name):
     return [list(row.children) for row in body.findall(nodes.row)]
 
 
+def rows(name):
+    """The rows of a table of settings: [(option, variable, default, …)]"""
+    found = []
+    for option, variable, *cells in table(name):
+        (option,), (variable,) = literals(option), literals(variable)
+        assert variable == option.upper()
+        found.append((option, *(one_line(cell.astext()) for cell in cells)))
+    return found
+
+
 def literals(node):
     """The texts in ``double backquotes``, each on one line."""
     return [one_line(found.astext()) for found in node.findall(nodes.literal)]
@@ -56,6 +66,18 @@ def literals(node):
 
 def one_line(text):
     return " ".join(text.split())
+
+
+def quoted_lines():
+    """Whole log lines in the pages: in the README's table of faults, and in blocks."""
+    for row in table("bad-day-table"):
+        for line in literals(row[1]):
+            if line.startswith(("The bus", "Left out", "Degraded:")):
+                yield line
+    for _, _, _, text in blocks():
+        for line in text.splitlines():
+            if line.startswith("The ") and " listener" in line:
+                yield one_line(line)
 
 
 def links():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-REPO = Path(__file__).parent.parent
+REPO = Path(__file__).parent.parent.parent
 ADDON = REPO / "bus_alt_connection"
 READ_BY_OLD_PYTHON = sorted([*ADDON.rglob("*.py"), *REPO.glob("tests/inside/*.py"), REPO / "setup.py"])
 

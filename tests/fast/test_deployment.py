@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-REPO = Path(__file__).parent.parent
+REPO = Path(__file__).parent.parent.parent
 COMPOSE = REPO / "docker-compose.yml"
 
 

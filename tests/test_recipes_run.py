@@ -1,29 +1,22 @@
-"""What the README and docs/ say is so: their snippets are taken from the pages and run, their tables are compared.
+"""What the README and docs/ say is so: their snippets are run on the real stack, their settings are asked in Odoo.
 
-The first half reads; the second runs on the real stack what can run on one machine.
+What needs no server is in fast/test_recipes_read.py.
 """
-import ast
 import http.server
-import importlib.util
 import json
-import logging
 import os
 import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
-import tomllib
 
 import documents
 import psycopg2
 import pytest
-import yaml
-from documents import REPO, block, ini, literals, one_line, options
+from documents import REPO, block, ini, one_line, options, rows
 
-from bench.report import BEGIN, END
 from stack import Stack
 from stack.client import Session
 from stack.faults import Proxy
@@ -38,75 +31,9 @@ ADDON = REPO / "bus_alt_connection"
 IN_TIME = 1.0       # seconds: a notification that is pushed; one that is asked for takes up to 5
 
 
-def addon_module(name):
-    """A module of the addon that needs no Odoo."""
-    spec = importlib.util.spec_from_file_location("documented_" + name, ADDON / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-trouble, diagnosis = addon_module("trouble"), addon_module("diagnosis")
-
-
-# -- the pages ---------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("path", documents.PAGES, ids=documents.name_of)
-def test_a_page_is_valid(path):
-    _, complaints = documents.read(path)
-    assert not complaints
-
-
-@pytest.mark.parametrize("path", documents.PAGES, ids=documents.name_of)
-def test_links_lead_somewhere(path):
-    missing = {target for page, target in documents.links() if page == path and not (page.parent / target).exists()}
-    assert not missing
-
-
-@pytest.mark.parametrize("path", documents.PAGES, ids=documents.name_of)
-def test_paths_and_commands_that_are_named_exist(path):
-    text = path.read_text()
-    for name in re.findall(r"\b(?:tests|docs|bus_alt_connection|stack|bench)/[\w/]+\.\w+", text):
-        # the pages that a ./dev command writes are links, and checked as such
-        assert (REPO / name).exists() or re.search(r"`[^`]*<%s>`__" % re.escape(name), text), name
-    commands = set(re.findall(r"\./dev ([a-z-]+)", text))
-    known = set(re.findall(r"^  \./dev ([a-z-]+)", (REPO / "dev").read_text(), re.M))
-    assert commands <= known
-
-
-def test_the_readme_shows_what_the_bench_measured():
-    text = documents.PAGES[0].read_text()
-    table = text[text.index(BEGIN) + len(BEGIN):text.index(END)].strip()
-    assert "this addon" in table and table in (REPO / "docs" / "performance.rst").read_text()
-
-
-def test_every_page_is_in_the_index():
-    linked = {target for page, target in documents.links() if page.name == "index.rst"}
-    assert {path.name for path in documents.PAGES[1:]} - {"index.rst"} <= linked
-
-
-SNIPPETS = [(f"{path.stem}:{name or number}", language, text)
-            for number, (path, name, language, text) in enumerate(documents.blocks())]
-
-
-@pytest.mark.parametrize("language, text", [snippet[1:] for snippet in SNIPPETS], ids=[s[0] for s in SNIPPETS])
-def test_a_snippet_parses(language, text):
-    if language == "ini" or "[options]" in text:
-        assert ini(text if "[" in text else "[postgresql]\n" + text)
-    elif language == "yaml" or re.match(r"(- )?\w+:\n", text):
-        assert all(yaml.safe_load_all(text))
-    elif language == "toml":
-        assert tomllib.loads(text)
-    elif language in ("sh", "console"):
-        # of a console what is typed: a line with $, and those that a backslash joins to it
-        typed = text if language == "sh" else "\n".join(re.findall(r"^\$ ((?:.*\\\n)*.*)", text, re.M))
-        done = subprocess.run(["sh", "-n"], input=typed, text=True, capture_output=True)
-        assert typed and not done.returncode, done.stderr
-
-
 # -- the settings ------------------------------------------------------------------------------------------------------
 
-# Run by Odoo's interpreter: what settings.py knows, and what it makes of files of odoo.conf.
+# Run by Odoo's interpreter: which settings the addon asks the environment for, and what it makes of files of odoo.conf.
 READER = """
 import importlib.util, json, os, sys
 import odoo
@@ -115,9 +42,14 @@ from odoo.tools import config
 spec = importlib.util.spec_from_file_location("settings", sys.argv[1])
 settings = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(settings)
-plain = settings.Settings(environ={})
+class Asked(dict):
+    def get(self, name, default=None):
+        self[name] = default
+        return default
+asked = Asked()
+plain = settings.Settings(environ=asked)
 told = {
-    "names": {kind: list(getattr(settings, kind)) for kind in ("CONNECTION", "TIMING", "METRICS")},
+    "asked": [name for name in asked if name.startswith("IMDISPATCHER_")],
     "values": plain.values,
     "unset is Odoo's own": [{key: value for key, value in info.items() if value} for info in plain.direct()]
     == [plain.pooled()],
@@ -165,24 +97,9 @@ def settings(stack, tmp_path_factory):
     return told
 
 
-def rows(name):
-    """The rows of a table of settings: [(option, variable, default, …)]"""
-    found = []
-    for option, variable, *cells in documents.table(name):
-        (option,), (variable,) = literals(option), literals(variable)
-        assert variable == option.upper()
-        found.append((option, *(one_line(cell.astext()) for cell in cells)))
-    return found
-
-
 def test_the_readme_has_every_setting(settings):
-    names = settings["names"]
-    ordered = [f"imdispatcher_{name}" for name in names["CONNECTION"] + names["METRICS"]]
-    by_name = {f"imdispatcher_{name}" for name in names["METRICS"]}
-    described = [row[0] for row in rows("settings-table")]
-    assert [name for name in described if name not in by_name] == [n for n in ordered if n not in by_name]
-    assert set(described) == set(ordered)
-    assert [row[0] for row in rows("timing-table")] == [f"imdispatcher_{name}" for name in names["TIMING"]]
+    described = [row[0] for row in rows("settings-table") + rows("timing-table")]
+    assert sorted(described) == sorted(name.lower() for name in settings["asked"])
 
 
 def test_the_readme_has_the_defaults(settings):
@@ -202,12 +119,9 @@ def test_the_readme_has_the_defaults(settings):
             assert default in ("none", "as libpq") and values.get(name) is None or default == values[name], option
 
 
-def test_no_other_setting_is_named(settings):
-    known = {f"imdispatcher_{name}" for names in settings["names"].values() for name in names}
-    for path in documents.PAGES:
-        for name in re.findall(r"\b(?:ODOO_)?IMDISPATCHER_\w+|\bimdispatcher_\w+", path.read_text()):
-            name = re.sub("^odoo_", "", name.lower())
-            assert name in known or any(one.startswith(name) for one in known) and name.endswith("_"), (path, name)
+def test_heartbeats_a_day(settings):
+    figure, = re.findall(r"([\d,]+) a day", one_line((REPO / "docs/role.rst").read_text()))
+    assert int(figure.replace(",", "")) == 24 * 3600 / settings["values"]["heartbeat_seconds"]
 
 
 @pytest.mark.parametrize("name", CONFS)
@@ -227,217 +141,6 @@ def test_an_odoo_conf_is_understood(settings, name):
         assert {info.get(option) for info in found["direct"]} == {wanted}
     if "imdispatcher_db_password_file" in said:
         assert {info["password"] for info in found["direct"]} == {"secret"}
-
-
-@pytest.mark.parametrize("name", ["readme-environment", "published-environment"])
-def test_the_environment_is_known(settings, name):
-    lines = "\n".join(line for line in block(name).splitlines() if line.startswith("export"))
-    done = subprocess.run(["sh", "-c", lines + "\nenv"], env={}, text=True, capture_output=True, check=True)
-    variables = [line.partition("=")[0] for line in done.stdout.splitlines() if "IMDISPATCHER" in line]
-    assert {re.sub("^odoo_", "", one.lower()) for one in variables} == {"imdispatcher_db_host", "imdispatcher_db_port"}
-
-
-# -- the log lines -----------------------------------------------------------------------------------------------------
-
-LEVELS = {"info": "INFO", "warning": "WARNING", "error": "ERROR", "exception": "ERROR"}
-
-
-def printed_by_trouble(reason, had_one, name="bus"):
-    """The line of the log when a listener is lost, made by the addon."""
-    lines = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger(trouble.__name__)
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        trouble.Trouble(name).lost(reason, had_one)
-    finally:
-        logger.removeHandler(handler)
-    return one_line(lines[0])
-
-
-def written():
-    """{template: levels} of every log line in the addon's code."""
-    found = {}
-    for path in ADDON.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-                continue
-            method, owner, texts = node.func.attr, ast.unparse(node.func.value), node.args
-            if owner == "_logger" and method in LEVELS and isinstance(texts[0], ast.Constant):
-                found[texts[0].value] = {LEVELS[method]}
-            elif owner.endswith("trouble") and method == "defect":
-                found[texts[0].value] = {"ERROR"}
-            elif owner == "_logger" and method == "log":
-                # what it says of a loss is made of parts: have the addon make it
-                remedy = trouble.OTHERWISE[1][1]
-                for had_one in (True, False):
-                    template = printed_by_trouble("WHY", had_one).replace(remedy, "%s").replace("WHY", "%s")
-                    found[template] = {"WARNING"} if had_one else {"ERROR", "WARNING"}
-    return found
-
-
-def pattern(template):
-    template = template.replace("The %s listener", "The bus listener")
-    return re.sub(r"%[.\d]*[sdgf]", ".+", re.escape(template).replace(r"\%", "%").replace(r"\.", "."))
-
-
-def fits(template, line):
-    return re.fullmatch(pattern(one_line(template)), line, re.S)
-
-
-def test_the_readme_has_every_log_line():
-    templates = written()
-    assert len(templates) > 15
-    described = set()
-    for line, level, _ in documents.table("log-lines-table"):
-        line, = literals(line)
-        found = [template for template in templates if fits(template, line.replace("…", "@"))]
-        assert found, f"nothing in the code says: {line}"
-        assert set(level.astext().split(", ")) in [templates[template] for template in found], line
-        described.update(found)
-    assert set(templates) <= described
-
-
-def remedied(line):
-    """What the addon prints of the reason that this line gives."""
-    head = re.fullmatch(r"The (bus|cron) listener (lost its connection to|cannot connect to) (.*)", line)
-    name, verb, rest = head.groups()
-    remedies = [row[2][1] for row in trouble.REMEDIES] + [trouble.OTHERWISE[1]]
-    for remedy in remedies:
-        reason, found, _ = rest.partition(f". {remedy} ")
-        if found:
-            return printed_by_trouble(reason, verb.startswith("lost"), name)
-    return f"a remedy of the addon in: {line}"
-
-
-def misrouted(line):
-    """What the addon prints when it LISTENs where this line says that it does."""
-    template, = (node.value for node in ast.walk(ast.parse((ADDON / "healing.py").read_text()))
-                 if isinstance(node, ast.Constant) and "Until then" in str(node.value))
-    place = re.search(r"[\w.]+:\d+/\w+ as \w+", line)[0]
-    told = re.search(r" \(PostgreSQL says of itself:[^)]*\)", line)
-    seen = re.search(r'database "(\w+)" .* go to "(\w+)"', line)
-    databases = seen.groups() if seen else ("one", "one")
-    for servers, pooler in ((("now", "then"), False), (("now", "now"), False), (("now", "now"), True)):
-        found = diagnosis.undelivered(place, (servers[0], databases[0]), (servers[1], databases[1]), pooler, 3)
-        printed = template % (found.text, found.remedy, told[0] if told else "", 5)
-        if f"The bus listener hears nothing: {printed}" == line:
-            return line
-    return f"a diagnosis of the addon in: {line}"
-
-
-def quoted_lines():
-    """Whole log lines in the pages: in the README's table of faults, and in blocks."""
-    for row in documents.table("bad-day-table"):
-        for line in literals(row[1]):
-            if line.startswith(("The bus", "Left out", "Degraded:")):
-                yield line
-    for _, _, _, text in documents.blocks():
-        for line in text.splitlines():
-            if line.startswith("The ") and " listener" in line:
-                yield one_line(line)
-
-
-@pytest.mark.parametrize("line", list(quoted_lines()))
-def test_a_quoted_line_is_what_the_addon_prints(line):
-    if re.match(r"The \w+ listener (lost|cannot)", line):
-        assert remedied(line) == line
-    elif "hears nothing" in line:
-        assert misrouted(line) == line
-    else:
-        loosest = {"The %s listener %s %s"}
-        assert [template for template in written() if template not in loosest and fits(template, line)]
-
-
-def test_all_of_the_table_of_faults_is_read():
-    lines = list(quoted_lines())
-    assert len([line for line in lines if "cannot connect" in line]) >= 8
-    assert len([line for line in lines if "hears nothing" in line]) == 3
-
-
-# -- what the recipes have in common with what is shipped --------------------------------------------------------------
-
-def shipped(name):
-    return ini((REPO / name).read_text())
-
-
-def test_debian_pgbouncer_is_the_one_that_is_run():
-    """The page's pgbouncer.ini pools as the shipped one does, which the tests run with."""
-    own, ours = ini(block("debian-pgbouncer-ini")), shipped("pgbouncer.ini")
-    assert set(own["databases"]) == set(ours["databases"])
-    more = {name: value for name, value in own["pgbouncer"].items() if ours["pgbouncer"].get(name) != value}
-    # the package's own paths, and what the doctor asks
-    assert set(more) == {"logfile", "pidfile", "unix_socket_dir", "stats_users"}
-    assert set(ours["pgbouncer"]) <= set(own["pgbouncer"])
-
-
-def test_the_compose_override_is_the_deployment_that_is_shipped():
-    from compose_spec import PyOptions
-    override = block("compose-override")
-    PyOptions(apply_merge=True).from_yaml(override).validate()
-    services = yaml.safe_load(override)["services"]
-    whole = yaml.safe_load((REPO / "docker-compose.yml").read_text())["services"]
-    assert services["pgbouncer"]["image"] == whole["pgbouncer"]["image"]
-    assert services["pgbouncer"]["entrypoint"] == whole["pgbouncer"]["entrypoint"]
-    assert services["odoo"]["image"] == whole["odoo"]["image"]
-    assert services["odoo"]["environment"]["HOST"] == "pgbouncer"
-    assert set(services["odoo"]["volumes"]) <= set(whole["odoo"]["volumes"])
-
-
-def manifests(name):
-    return {manifest["kind"]: manifest for manifest in yaml.safe_load_all(block(name))}
-
-
-def test_kubernetes_says_what_the_addon_reads(settings):
-    deployment = manifests("kubernetes-odoo")["Deployment"]["spec"]["template"]["spec"]
-    container, = deployment["containers"]
-    env = {one["name"]: one.get("value") for one in container["env"]}
-    known = {f"IMDISPATCHER_{name.upper()}" for name in settings["names"]["CONNECTION"]}
-    assert {name for name in env if "IMDISPATCHER" in name} <= known
-    assert "--load=base,web,bus_alt_connection" in container["args"]
-    # the file is in a volume that is mounted
-    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    volume = mounts[os.path.dirname(env["IMDISPATCHER_DB_PASSWORD_FILE"])]
-    secret, = (one["secret"]["secretName"] for one in deployment["volumes"] if one["name"] == volume)
-    cluster, pooler = (manifests("kubernetes-postgres")[kind] for kind in ("Cluster", "Pooler"))
-    roles = {role["name"]: role for role in cluster["spec"]["managed"]["roles"]}
-    assert roles[env["IMDISPATCHER_DB_USER"]]["passwordSecret"]["name"] == secret
-    assert roles[env["USER"]]["createdb"] and not roles[env["IMDISPATCHER_DB_USER"]].get("createdb")
-    assert env["HOST"] == pooler["metadata"]["name"]
-    assert env["IMDISPATCHER_DB_HOST"] == cluster["metadata"]["name"] + "-rw"
-    assert pooler["spec"]["cluster"]["name"] == cluster["metadata"]["name"]
-    ours = shipped("pgbouncer.ini")["pgbouncer"]
-    assert pooler["spec"]["pgbouncer"]["poolMode"] == ours["pool_mode"]
-    for name, value in pooler["spec"]["pgbouncer"]["parameters"].items():
-        assert ours[name] == value, name
-
-
-def test_the_health_route_is_the_one_that_is_named():
-    path, = re.findall(r'^PATH = "(.*)"', (ADDON / "health.py").read_text(), re.M)
-    pages = {name: page.read_text() for name, page in ((page.name, page) for page in documents.PAGES)}
-    for name in ("README.rst", "kubernetes.rst", "several-machines.rst", "monitoring.rst"):
-        assert set(re.findall(r"/bus_alt_connection/health\w*", pages[name])) == {path}
-    probe = yaml.safe_load(block("kubernetes-readiness"))["readinessProbe"]["httpGet"]
-    assert probe == {"path": path, "port": "live"}
-    container, = manifests("kubernetes-odoo")["Deployment"]["spec"]["template"]["spec"]["containers"]
-    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert container[kind]["httpGet"] == {"path": "/web/health", "port": "http"}
-
-
-def test_pip_knows_the_published_addon_by_another_name():
-    from bench.setups import PUBLISHED
-    done = subprocess.run([sys.executable, "setup.py", "--name"], cwd=REPO, text=True, capture_output=True)
-    ours = done.stdout.split()[-1]
-    assert ours != PUBLISHED
-    page = (REPO / "docs/published-addon.rst").read_text()
-    assert f"``{PUBLISHED}``" in page and f"``{ours}``" in page
-
-
-def test_heartbeats_a_day(settings):
-    figure, = re.findall(r"([\d,]+) a day", one_line((REPO / "docs/role.rst").read_text()))
-    assert int(figure.replace(",", "")) == 24 * 3600 / settings["values"]["heartbeat_seconds"]
 
 
 # -- on the real stack -------------------------------------------------------------------------------------------------
@@ -626,7 +329,7 @@ def tls(stack, tmp_path_factory):
 
 def quoted(words, **instead):
     """The page's line that has these words, with other words in it."""
-    line, = (line for line in quoted_lines() if words in line)
+    line, = (line for line in documents.quoted_lines() if words in line)
     for old, new in instead.items():
         line = line.replace(f"{old}.example:5432", new).replace(f'"{old}.example"', f'"{new.partition(":")[0]}"')
     return line

@@ -1,0 +1,262 @@
+"""What the README and docs/ say fits what is shipped: links, snippets, tables and log lines are read, nothing is run.
+
+Of the addon only public functions of modules that need no Odoo are asked, and its sources for what they log.
+"""
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+
+import documents
+import pytest
+import yaml
+from documents import REPO, block, ini, literals, one_line, rows
+
+from bench.report import BEGIN, END
+from bus_alt_connection import diagnosis, trouble
+from stack.addon import FOLDER
+
+# -- the pages ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("path", documents.PAGES, ids=documents.name_of)
+def test_a_page_is_valid(path):
+    _, complaints = documents.read(path)
+    assert not complaints
+
+
+@pytest.mark.parametrize("path", documents.PAGES, ids=documents.name_of)
+def test_links_lead_somewhere(path):
+    missing = {target for page, target in documents.links() if page == path and not (page.parent / target).exists()}
+    assert not missing
+
+
+@pytest.mark.parametrize("path", documents.PAGES, ids=documents.name_of)
+def test_paths_and_commands_that_are_named_exist(path):
+    text = path.read_text()
+    for name in re.findall(r"\b(?:tests|docs|bus_alt_connection|stack|bench)/[\w/]+\.\w+", text):
+        # the pages that a ./dev command writes are links, and checked as such
+        assert (REPO / name).exists() or re.search(r"`[^`]*<%s>`__" % re.escape(name), text), name
+    commands = set(re.findall(r"\./dev ([a-z-]+)", text))
+    known = set(re.findall(r"^  \./dev ([a-z-]+)", (REPO / "dev").read_text(), re.M))
+    assert commands <= known
+
+
+def test_the_readme_shows_what_the_bench_measured():
+    text = documents.PAGES[0].read_text()
+    table = text[text.index(BEGIN) + len(BEGIN):text.index(END)].strip()
+    assert "this addon" in table and table in (REPO / "docs" / "performance.rst").read_text()
+
+
+def test_every_page_is_in_the_index():
+    linked = {target for page, target in documents.links() if page.name == "index.rst"}
+    assert {path.name for path in documents.PAGES[1:]} - {"index.rst"} <= linked
+
+
+SNIPPETS = [(f"{path.stem}:{name or number}", language, text)
+            for number, (path, name, language, text) in enumerate(documents.blocks())]
+
+
+@pytest.mark.parametrize("language, text", [snippet[1:] for snippet in SNIPPETS], ids=[s[0] for s in SNIPPETS])
+def test_a_snippet_parses(language, text):
+    if language == "ini" or "[options]" in text:
+        assert ini(text if "[" in text else "[postgresql]\n" + text)
+    elif language == "yaml" or re.match(r"(- )?\w+:\n", text):
+        assert all(yaml.safe_load_all(text))
+    elif language == "toml":
+        assert tomllib.loads(text)
+    elif language in ("sh", "console"):
+        # of a console what is typed: a line with $, and those that a backslash joins to it
+        typed = text if language == "sh" else "\n".join(re.findall(r"^\$ ((?:.*\\\n)*.*)", text, re.M))
+        done = subprocess.run(["sh", "-n"], input=typed, text=True, capture_output=True)
+        assert typed and not done.returncode, done.stderr
+
+
+# -- the settings ------------------------------------------------------------------------------------------------------
+
+def test_no_other_setting_is_named():
+    known = {row[0] for name in ("settings-table", "timing-table") for row in rows(name)}
+    for path in documents.PAGES:
+        for name in re.findall(r"\b(?:ODOO_)?IMDISPATCHER_\w+|\bimdispatcher_\w+", path.read_text()):
+            name = re.sub("^odoo_", "", name.lower())
+            assert name in known or any(one.startswith(name) for one in known) and name.endswith("_"), (path, name)
+
+
+@pytest.mark.parametrize("name", ["readme-environment", "published-environment"])
+def test_the_environment_is_known(name):
+    lines = "\n".join(line for line in block(name).splitlines() if line.startswith("export"))
+    done = subprocess.run(["sh", "-c", lines + "\nenv"], env={}, text=True, capture_output=True, check=True)
+    variables = [line.partition("=")[0] for line in done.stdout.splitlines() if "IMDISPATCHER" in line]
+    assert {re.sub("^odoo_", "", one.lower()) for one in variables} == {"imdispatcher_db_host", "imdispatcher_db_port"}
+
+
+# -- the log lines -----------------------------------------------------------------------------------------------------
+
+LEVELS = {"info": "INFO", "warning": "WARNING", "error": "ERROR", "exception": "ERROR", "log": None, "debug": None}
+SOURCES = {path: ast.parse(path.read_text()) for path in sorted(FOLDER.rglob("*.py"))}
+
+
+def template(node):
+    """A text in the code as a regular expression, anything where a value goes; None for what is no text."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(template(part) or ".+" for part in node.values)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%[.\d]*[sdgfr]", ".+", re.escape(one_line(node.value)).replace("\\%", "%").replace("\\.", "."))
+    return None
+
+
+def logged():
+    """{what a log line looks like: its level, None if it is not said in place} of each call of a logger."""
+    found = {}
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            if (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS
+                    and ast.unparse(node.func.value).endswith("logger") and node.func.attr != "debug"):
+                text = node.args[1 if node.func.attr == "log" else 0]
+                found[template(text)] = LEVELS[node.func.attr]
+    return found
+
+
+def texts():
+    """What the other texts of the code look like: a line may be made of several of them."""
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            shape = template(node)
+            if shape and len(re.findall(r"[A-Za-z]{3,}", shape.replace(".+", ""))) > 3:
+                yield shape
+
+
+def described():
+    """(line, its levels) of the README's table."""
+    for line, level, _ in documents.table("log-lines-table"):
+        line, = literals(line)
+        yield line.replace("…", "@"), set(level.astext().split(", "))
+
+
+def test_the_readme_has_every_log_line():
+    lines = dict(described())
+    missing = {shape: level for shape, level in logged().items() if shape and not [
+        line for line, levels in lines.items() if re.fullmatch(shape, line, re.S) and level in {None, *levels}]}
+    assert len(logged()) > 10
+    assert not missing
+
+
+def test_the_code_has_every_line_of_the_readme():
+    shapes = {*filter(None, logged()), *texts()}
+    for line, _ in described():
+        assert [shape for shape in shapes if re.fullmatch(shape, line, re.S)], f"nothing in the code says: {line}"
+
+
+def remedied(line):
+    """Whether the remedy in this line is the one that the addon has for the line's reason."""
+    _, reason = re.fullmatch(r"The \w+ listener (?:lost its connection|cannot connect) to (\S+ as \w+): (.*)",
+                             line).groups()
+    parts = reason.split(". ")
+    return any(". ".join(parts[end:]).startswith(trouble.explain(". ".join(parts[:end]))[1] + " ")
+               for end in range(1, len(parts)))
+
+
+def diagnosed(line):
+    """Whether the addon says this of a connection on which nothing arrives, in one of the ways that there are."""
+    place = re.search(r"[\w.]+:\d+/\w+ as \w+", line)[0]
+    seen = re.search(r'database "(\w+)" .* go to "(\w+)"', line)
+    databases = seen.groups() if seen else ("one", "one")
+    for servers, pooler in ((("now", "then"), False), (("now", "now"), False), (("now", "now"), True)):
+        found = diagnosis.undelivered(place, (servers[0], databases[0]), (servers[1], databases[1]), pooler, 3)
+        if f"hears nothing: {found.text}. {found.remedy}" in line:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("line", list(documents.quoted_lines()))
+def test_a_quoted_line_is_what_the_addon_prints(line):
+    if re.match(r"The \w+ listener (lost|cannot)", line):
+        assert remedied(line)
+    elif "hears nothing" in line:
+        assert diagnosed(line)
+    shapes = {re.escape(text).replace("@", ".+") for text, _ in described()}
+    assert [shape for shape in shapes if re.fullmatch(shape, line)], "the table of all lines has no such line"
+
+
+def test_all_of_the_table_of_faults_is_read():
+    lines = list(documents.quoted_lines())
+    assert len([line for line in lines if "cannot connect" in line]) >= 8
+    assert len([line for line in lines if "hears nothing" in line]) == 3
+
+
+# -- what the recipes have in common with what is shipped --------------------------------------------------------------
+
+def shipped(name):
+    return ini((REPO / name).read_text())
+
+
+def test_debian_pgbouncer_is_the_one_that_is_run():
+    """The page's pgbouncer.ini pools as the shipped one does, which the tests run with."""
+    own, ours = ini(block("debian-pgbouncer-ini")), shipped("pgbouncer.ini")
+    assert set(own["databases"]) == set(ours["databases"])
+    more = {name: value for name, value in own["pgbouncer"].items() if ours["pgbouncer"].get(name) != value}
+    # the package's own paths, and what the doctor asks
+    assert set(more) == {"logfile", "pidfile", "unix_socket_dir", "stats_users"}
+    assert set(ours["pgbouncer"]) <= set(own["pgbouncer"])
+
+
+def test_the_compose_override_is_the_deployment_that_is_shipped():
+    from compose_spec import PyOptions
+    override = block("compose-override")
+    PyOptions(apply_merge=True).from_yaml(override).validate()
+    services = yaml.safe_load(override)["services"]
+    whole = yaml.safe_load((REPO / "docker-compose.yml").read_text())["services"]
+    assert services["pgbouncer"]["image"] == whole["pgbouncer"]["image"]
+    assert services["pgbouncer"]["entrypoint"] == whole["pgbouncer"]["entrypoint"]
+    assert services["odoo"]["image"] == whole["odoo"]["image"]
+    assert services["odoo"]["environment"]["HOST"] == "pgbouncer"
+    assert set(services["odoo"]["volumes"]) <= set(whole["odoo"]["volumes"])
+
+
+def manifests(name):
+    return {manifest["kind"]: manifest for manifest in yaml.safe_load_all(block(name))}
+
+
+def test_kubernetes_says_what_the_readme_says():
+    deployment = manifests("kubernetes-odoo")["Deployment"]["spec"]["template"]["spec"]
+    container, = deployment["containers"]
+    env = {one["name"]: one.get("value") for one in container["env"]}
+    assert {name for name in env if "IMDISPATCHER" in name} <= {row[0].upper() for row in rows("settings-table")}
+    assert "--load=base,web,bus_alt_connection" in container["args"]
+    # the file is in a volume that is mounted
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volume = mounts[os.path.dirname(env["IMDISPATCHER_DB_PASSWORD_FILE"])]
+    secret, = (one["secret"]["secretName"] for one in deployment["volumes"] if one["name"] == volume)
+    cluster, pooler = (manifests("kubernetes-postgres")[kind] for kind in ("Cluster", "Pooler"))
+    roles = {role["name"]: role for role in cluster["spec"]["managed"]["roles"]}
+    assert roles[env["IMDISPATCHER_DB_USER"]]["passwordSecret"]["name"] == secret
+    assert roles[env["USER"]]["createdb"] and not roles[env["IMDISPATCHER_DB_USER"]].get("createdb")
+    assert env["HOST"] == pooler["metadata"]["name"]
+    assert env["IMDISPATCHER_DB_HOST"] == cluster["metadata"]["name"] + "-rw"
+    assert pooler["spec"]["cluster"]["name"] == cluster["metadata"]["name"]
+    ours = shipped("pgbouncer.ini")["pgbouncer"]
+    assert pooler["spec"]["pgbouncer"]["poolMode"] == ours["pool_mode"]
+    for name, value in pooler["spec"]["pgbouncer"]["parameters"].items():
+        assert ours[name] == value, name
+
+
+def test_the_health_route_is_the_one_that_is_named():
+    path = "/bus_alt_connection/health"     # test_health.py asks a server for it
+    pages = {name: page.read_text() for name, page in ((page.name, page) for page in documents.PAGES)}
+    for name in ("README.rst", "kubernetes.rst", "several-machines.rst", "monitoring.rst"):
+        assert set(re.findall(r"/bus_alt_connection/health\w*", pages[name])) == {path}
+    probe = yaml.safe_load(block("kubernetes-readiness"))["readinessProbe"]["httpGet"]
+    assert probe == {"path": path, "port": "live"}
+    container, = manifests("kubernetes-odoo")["Deployment"]["spec"]["template"]["spec"]["containers"]
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[kind]["httpGet"] == {"path": "/web/health", "port": "http"}
+
+
+def test_pip_knows_the_published_addon_by_another_name():
+    from bench.setups import PUBLISHED
+    done = subprocess.run([sys.executable, "setup.py", "--name"], cwd=REPO, text=True, capture_output=True)
+    ours = done.stdout.split()[-1]
+    assert ours != PUBLISHED
+    page = (REPO / "docs/published-addon.rst").read_text()
+    assert f"``{PUBLISHED}``" in page and f"``{ours}``" in page
