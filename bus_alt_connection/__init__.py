@@ -1,22 +1,21 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
 """Carry Odoo's live bus past a connection pooler, and keep it alive.
 
-Loaded server-wide, never installed in a database. What is in force once it is loaded:
+Loaded server-wide, never installed in a database. It patches, in each server process:
 
-* a thread that listens (the bus dispatcher, every cron worker or thread) gets its connection from
-  ``routing``; every other connection in every process is Odoo's own, untouched;
-* upstream's loops run unchanged. What they wait on is a ``mailbox.Mailbox``, fed by a
-  ``listener.Listener`` that holds the one direct connection and replaces it whenever it is lost;
-* ``healing`` finds what was notified meanwhile, through Odoo's pooled connection.
+* ``odoo.sql_db.db_connect``: a thread that LISTENs gets a cursor on a direct connection, see ``routing``;
+* ``ImDispatch.run`` and ``.loop`` (after series 19 ``BusDispatcher.run`` and ``._listener_loop``):
+  marked as a thread that LISTENs; the loop is called again at once if it fails;
+* ``ThreadedServer.cron_thread`` and ``WorkerCron.start``: marked; the thread is started again if it fails;
+* ``odoo.http.Application.__call__`` (before series 16 ``Root``): answers the health route.
 
-Reading order: settings, link, mailbox, listener, healing, routing, dispatcher, cron, status; then what
-administrators see: health, metrics, doctor.
+All of it is put in place, or none. Every other connection in every process is Odoo's own.
+
+Reading order: settings, endpoints, tasks, connection, errors, state, session, listener; recovery with
+window and payloads; loop_connection, routing, dispatcher, cron, post_load; then what administrators
+see: health, metrics, doctor.
 """
 
 # cli: before series 19 Odoo finds the command by importing it.
-from . import cli, server  # noqa: F401
-
-
-def post_load():
-    """Odoo calls this once in each server process, when the module is loaded server-wide."""
-    server.install()
+from . import cli  # noqa: F401
+from .post_load import post_load  # noqa: F401

@@ -1,10 +1,10 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""The bus: whose listener the dispatcher's is, who waits there, how they are woken.
+"""The bus: upstream's dispatcher, its subscribers, how they are woken.
 
 Upstream's dispatcher keeps its class, its object, its loop and its thread. Two of its methods are
 wrapped: ``run`` and the loop, so that its thread is known as a listener's, also if another addon
-overrides one of them; and the loop, so that an error in it costs a moment and not the 50 s that
-upstream sleeps. All that differs between series stands in ``SERIES`` and ``find``.
+overrides one of them; and the loop, so that an error in it costs a moment and not the 20 to 50 s
+that upstream sleeps. All that differs between series stands in ``SERIES`` and ``find``.
 """
 
 import contextlib
@@ -12,79 +12,105 @@ import functools
 import json
 import logging
 import time
+from typing import Any, Callable, Dict, Hashable, Iterator, List, NamedTuple, Optional, Tuple
 
 import odoo.service.server
 
-from . import routing
+from . import endpoints, payloads, routing
 from .backoff import Backoff
 
 _logger = logging.getLogger(__name__)
 
 
-def _websockets(bus, channel, waiting):
-    return [websocket.trigger_notification_dispatching for websocket in waiting]
+class Series(NamedTuple):
+    subscribers: str  # the dispatcher's attribute: {channel: its subscribers}
+    # What a subscriber of 16 and later knows of what it was sent: the id up to which it has all, and
+    # [(id, time)] of those beyond. A long poll of before looks itself every 50 s.
+    received: Optional[Tuple[str, str]]
+    nested: bool  # whether the loop makes keys of lists in lists
+    wake: Optional[str]  # a subscriber's method; None: tell upstream's loop
 
 
-def _events(bus, channel, waiting):
-    return [event.set for event in waiting]
-
-
-def _topics(bus, channel, topic):
-    # A topic has states that only upstream's loop may change: it hears of it as if from outside.
-    return [functools.partial(bus.news, [json.dumps(channel)])]
-
-
-# The attribute that says who waits, and what wakes one of them; the first that exists counts.
+# The first whose attribute exists counts.
 SERIES = (
-    ("_topic_by_channel", _topics),  # after 19
-    ("_channels_to_ws", _websockets),  # 16 to 19
-    ("channels", _events),  # 12 to 15
+    # After 19 a channel has one topic. Only upstream's loop may change a topic's state.
+    Series("_topic_by_channel", ("_last_fetched_id", "_history"), True, None),
+    # 16 to 19: websockets
+    Series(
+        "_channels_to_ws",
+        ("_last_notif_sent_id", "_notif_history"),
+        False,
+        "trigger_notification_dispatching",
+    ),
+    # 12 to 15: the events of long polls
+    Series("channels", None, False, "set"),
 )
 
 
-def find():
-    """Upstream's dispatcher.
-
-    :return: (class, name of its loop), or (None, None) if there is none that is known
-    """
+def find() -> Tuple[Any, str]:
+    """Upstream's module of the dispatcher, or None, and the name of the loop."""
     with contextlib.suppress(ImportError):
-        from odoo.addons.bus.bus_dispatcher import BusDispatcher  # after 19
+        from odoo.addons.bus import bus_dispatcher  # after 19
 
-        return BusDispatcher, "_listener_loop"
+        return bus_dispatcher, "_listener_loop"
     with contextlib.suppress(ImportError):
-        from odoo.addons.bus.models.bus import ImDispatch  # 12 to 19
+        from odoo.addons.bus.models import bus  # 12 to 19
 
-        return ImDispatch, "loop"
-    return None, None
+        return bus, "loop"
+    return None, ""
 
 
-def install():
-    """Wrap upstream's dispatcher.
-
-    :return: str, what is missing, or None
-    """
-    upstream, loop = find()
+def missing() -> Optional[str]:
+    """What this Odoo lacks of what ``install`` needs, or None."""
+    module, loop = find()
+    upstream = _dispatcher_class(module)
     if upstream is None:
-        return "the dispatcher of the bus (bus.models.bus.ImDispatch)"
+        return "dispatcher of the bus (bus.models.bus.ImDispatch)"
     for name in ("run", loop):
         if not hasattr(upstream, name):
-            return "bus dispatcher %s.%s" % (upstream.__name__, name)
-    if hasattr(upstream, "wakeup_workers") and odoo.service.server.server is None:
-        upstream.run = _ended_with_the_server(upstream.run)
-    marked = routing.listener_of(Bus)
-    upstream.run = marked(upstream.run)
-    setattr(upstream, loop, marked(_repeated(getattr(upstream, loop))))
+            return f"bus dispatcher {upstream.__name__}.{name}"
+    dispatch = getattr(module, "dispatch", None)
+    if dispatch is not None and series_of(dispatch) is None:
+        return "table of subscribers in the bus dispatcher"
     return None
 
 
-def _ended_with_the_server(run):
+def install() -> None:
+    """Wrap ``run`` and the loop of upstream's dispatcher."""
+    module, loop = find()
+    upstream = _dispatcher_class(module)
+    if hasattr(upstream, "wakeup_workers") and odoo.service.server.server is None:
+        upstream.run = _ended_with_the_server(upstream.run)
+    marked = routing.listener_of(subscribers_of)
+    upstream.run = marked(upstream.run)
+    setattr(upstream, loop, marked(_repeated(getattr(upstream, loop))))
+
+
+def _dispatcher_class(module: Any) -> Any:
+    return getattr(module, "BusDispatcher", None) or getattr(module, "ImDispatch", None)
+
+
+def series_of(dispatch: Any) -> Optional[Series]:
+    for series in SERIES:
+        if hasattr(dispatch, series.subscribers):
+            return series
+    return None
+
+
+def subscribers_of(dispatch: Any) -> "Optional[Subscribers]":
+    """The dispatcher's subscribers; None if it is of no known kind, and stays as it is."""
+    series = series_of(dispatch)
+    return None if series is None else Subscribers(dispatch, series)
+
+
+def _ended_with_the_server(run: Callable) -> Callable:
     """Series 15 has the server end its loop if there is a server when ``bus`` is imported.
 
     Where ``bus`` is loaded server-wide, as this addon has it, the server is only made afterwards.
     """
 
     @functools.wraps(run)
-    def run_until_the_server_stops(self, *args, **kwargs):
+    def run_until_the_server_stops(self: Any, *args: Any, **kwargs: Any) -> Any:
         server = odoo.service.server.server
         if server is not None:
             server.on_stop(run.__globals__["stop_event"].set)
@@ -94,15 +120,16 @@ def _ended_with_the_server(run):
     return run_until_the_server_stops
 
 
-def _repeated(loop):
+def _repeated(loop: Callable) -> Callable:
     @functools.wraps(loop)
-    def repeated_loop(self, *args, **kwargs):
+    def repeated_loop(self: Any, *args: Any, **kwargs: Any) -> Any:
         backoff = Backoff(longest=5.0)
         while True:
             try:
                 return loop(self, *args, **kwargs)
-            except Exception:  # any: upstream would sleep for 50 s, see above
-                if _server_stops(loop):
+            except Exception:  # any: upstream would sleep for 20 to 50 s, see above
+                stopping = loop.__globals__.get("stop_event")  # series from 15 on have one
+                if stopping is not None and stopping.is_set():
                     raise
                 _logger.warning("The loop of the bus failed and goes on.", exc_info=True)
             time.sleep(backoff.next())
@@ -110,109 +137,97 @@ def _repeated(loop):
     return repeated_loop
 
 
-def _server_stops(loop):
-    """Whether upstream has told its loop to end (series from 15 on can)."""
-    event = loop.__globals__.get("stop_event")
-    return event is not None and event.is_set()
-
-
-class Bus(object):
-    """The bus as the owner of a listener.
+class Subscribers:
+    """The subscribers of the bus in this process.
 
     :param dispatch: upstream's dispatcher
+    :param series: its kind
     """
 
     name = "bus"
     table = "bus_bus"
 
-    def __init__(self, dispatch):
-        self.listener = None  # set by the listener
-        self._dispatch = dispatch
-        for attribute, wakers in SERIES:
-            if hasattr(dispatch, attribute):
-                self._attribute, self._wakers = attribute, wakers
-                break
+    def __init__(self, dispatch: Any, series: Series) -> None:
+        self._dispatch, self._series = dispatch, series
 
-    def _channels(self):
-        return getattr(self._dispatch, self._attribute)
-
-    def accept(self, payload):
-        """What upstream's loop is to see of a payload.
-
-        Only channels that someone here waits for: a server with a thousand databases notifies
-        them all, and those of others cost one parsing and no turn of the loop.
-
-        :return: str, or None if nothing is left
-        :raises ValueError: if the payload is not a list of channels
-        """
-        channels = json.loads(payload)
-        if not isinstance(channels, list):
-            raise ValueError("not a list of channels")
-        here = self._channels()
-        wanted = []
-        for channel in channels:
-            try:
-                if _key(channel) in here:
-                    wanted.append(channel)
-            except TypeError:
-                self.listener.trouble.bad_payload("imbus", payload)
-        if not wanted:
-            return None
-        return payload if len(wanted) == len(channels) else json.dumps(wanted)
-
-    def waiting(self):
-        """Who waits.
-
-        :return: dict: database (None if unknown) -> dict: function that wakes one -> list of
-            channels, as ``keys`` has them
-        """
-        found = {}
-        for channel, waiting in _copy(self._channels()):
-            database = None
-            if isinstance(channel, tuple) and channel and isinstance(channel[0], str):
-                database = channel[0]
-            for wake in self._wakers(self, channel, waiting):
-                # One that waits on several channels is woken once: bound methods compare equal.
-                found.setdefault(database, {}).setdefault(wake, []).append(channel)
-        return found
+    def _by_channel(self) -> Dict[Hashable, Any]:
+        return getattr(self._dispatch, self._series.subscribers)
 
     @staticmethod
-    def keys(channels):
-        """:return: set of channels as upstream keeps them, of what stands in the table"""
+    def notify_function() -> str:
+        """The function that Odoo NOTIFYs with."""
+        return getattr(find()[0], "ODOO_NOTIFY_FUNCTION", "pg_notify")
+
+    def accept(self, payload: str) -> payloads.Accepted:
+        """What upstream's loop is to see of a payload, and which channels it names."""
+        return payloads.accept(payload, self._by_channel(), self._series.nested)
+
+    def databases(self) -> List[str]:
+        """The databases that have a subscriber here."""
+        loaded = endpoints.loaded_databases()
         found = set()
-        for channel in channels:
-            with contextlib.suppress(ValueError, TypeError, RecursionError):
-                found.add(_key(json.loads(channel)))
-        return found
+        for channel in list(self._by_channel()):
+            database = channel[0] if isinstance(channel, tuple) and channel else None
+            if database not in loaded:
+                # A channel may be a bare name (before 16), and then of any database.
+                return loaded
+            found.add(database)
+        return sorted(found)
 
-    def news(self, channels):
-        """Have upstream's loop wake who waits on channels.
+    def lacking(
+        self,
+        database: str,
+        rows: Optional[List[Tuple[int, Optional[Hashable], float]]],
+        at_once: bool,
+        deliver: Callable[[str, str], None],
+    ) -> List[Callable[[], Any]]:
+        """Who lacks one of these rows: functions that wake one subscriber each.
 
-        :param list channels: each as it stands in the table, JSON text
+        :param rows: (id, channel's key, …); None: nobody knows which, so everyone is woken
+        :param at_once: also those of whom it is not known
+        :param deliver: hands a notification to upstream's loop
         """
-        payload = self.accept("[%s]" % ",".join(channels))
-        if payload is not None:
-            self.listener.deliver("imbus", payload)
+        by_channel, ids = self._by_channel(), {}  # type: Any
+        if rows is None:
+            ids = dict.fromkeys(list(by_channel))
+        for number, channel, *_ in rows or ():
+            if channel is not None:
+                ids.setdefault(channel, []).append(number)
+        wakers: Dict[Callable, None] = {}  # bound methods compare equal: each is woken once
+        for channel, numbers in ids.items():
+            for subscriber in _copy(by_channel.get(channel)):
+                if self._lacks(subscriber, numbers, at_once):
+                    wakers[self._waker(channel, subscriber, deliver)] = None
+        return list(wakers)
 
-
-def _key(channel):
-    """A channel as upstream keeps it: tuples for lists, which can be looked up.
-
-    :raises TypeError: if it can be no key (there is a dict in it)
-    """
-    if isinstance(channel, list):
-        return tuple(_key(part) for part in channel)
-    hash(channel)
-    return channel
-
-
-def _copy(channels):
-    """The items of a dict of collections that other threads change meanwhile."""
-    while True:
+    def _lacks(self, subscriber: Any, numbers: Optional[List[int]], at_once: bool) -> bool:
+        if numbers is None:
+            return True
+        if self._series.received is None:
+            return at_once
         try:
-            return [
-                (channel, list(waiting) if isinstance(waiting, (set, list)) else waiting)
-                for channel, waiting in list(channels.items())
-            ]
-        except RuntimeError:
-            continue  # changed size during iteration; the next try sees the change
+            last, history = (getattr(subscriber, name) for name in self._series.received)
+            received = {entry[0] for entry in history}
+        except (AttributeError, TypeError):
+            return True  # not as it was known: when in doubt, wake
+        return any(number > last and number not in received for number in numbers)
+
+    def _waker(
+        self, channel: Hashable, subscriber: Any, deliver: Callable[[str, str], None]
+    ) -> Callable[[], Any]:
+        if self._series.wake is None:
+            return functools.partial(deliver, "imbus", json.dumps([channel]))
+        return getattr(subscriber, self._series.wake)
+
+    @staticmethod
+    def wakeups() -> List[str]:
+        return []
+
+
+def _copy(subscribers: Any) -> Iterator[Any]:
+    """A channel's subscribers: a collection that other threads change meanwhile, or one topic."""
+    if subscribers is None:
+        return iter(())
+    if not isinstance(subscribers, (set, frozenset, list)):
+        return iter((subscribers,))
+    return iter(list(subscribers))

@@ -4,7 +4,7 @@
 Contract: every check yields one ``Result``, also one that could not be made; no check raises,
 none waits longer than the settings' timeouts, none changes anything: what is sent is a LISTEN and
 a NOTIFY on a channel with a random name. What is wrong is told in the words of the log
-(``trouble``, ``diagnosis``). No password is ever part of a result.
+(``errors``). No password is ever part of a result.
 """
 
 import datetime
@@ -18,9 +18,11 @@ from collections import namedtuple
 
 from odoo.tools import config
 
-from . import diagnosis, link, trouble
-from .link import Link, Lost
-from .settings import CONNECTION, METRICS, TIMING, Invalid
+from . import endpoints, errors
+from .connection import BlockingConnection
+from .errors import ConnectionLost
+from .listener import Listener
+from .settings import CONNECTION, OTHERS
 
 ADDON = "bus_alt_connection"
 
@@ -37,7 +39,7 @@ DIRECT = (
     "NOTIFY",
     "connections",
 )
-# Which of them fails if a server that answers refuses, by the trouble's cause; else it is the address.
+# Which of them fails if a server that answers refuses, by the problem's cause; else it is the address.
 FAILS = {
     "credentials": "direct credentials",
     "pg_hba": "direct credentials",
@@ -117,8 +119,8 @@ def _made(name, check, *args):
     """:return: Result, also if a connection is lost on the way"""
     try:
         return check(*args)
-    except Lost as exc:
-        return failed(name, str(exc), trouble.explain(str(exc))[1])
+    except ConnectionLost as exc:
+        return failed(name, str(exc), exc.cause.remedy)
 
 
 # -- the settings -----------------------------------------------------------------------------
@@ -127,7 +129,7 @@ def _made(name, check, *args):
 def check_settings(settings, environ=None):
     """:return: list of Result: each setting that is set, and each that is wrong"""
     results = []
-    for name in list(CONNECTION) + list(TIMING) + list(METRICS):
+    for name in list(CONNECTION) + list(OTHERS):
         if name in settings.sources and settings.values.get(name) is not None:
             value = settings.values[name]
             if name == "db_password":
@@ -152,7 +154,7 @@ def check_settings(settings, environ=None):
 
 
 def _unknown(environ):
-    known = {"imdispatcher_" + name for name in list(CONNECTION) + list(TIMING) + list(METRICS)}
+    known = {"imdispatcher_" + name for name in list(CONNECTION) + list(OTHERS)}
     for option in sorted(config.options):
         if option.startswith("imdispatcher_") and option not in known:
             yield "Odoo's configuration", option
@@ -179,32 +181,36 @@ def check_loaded():
 # -- connections ------------------------------------------------------------------------------
 
 FACTS = (
-    "SELECT pg_backend_pid(), pg_is_in_recovery(), current_database(),"
-    + link.STARTED
-    + ", current_user, current_setting('server_version')"
+    f"SELECT pg_backend_pid(), pg_is_in_recovery(), {endpoints.IDENTITY},"
+    " current_user, current_setting('server_version')"
 )
 
 
-class Door(object):
+class Door:
     """An open connection, and what the server behind it says of itself.
 
-    :raises Lost: if there is none to be had
+    :raises ConnectionLost: if there is none to be had
     """
 
     def __init__(self, settings, info, tcp_timeout):
         begun = time.monotonic()
         self.info = info
-        self.place = link.place(info)
-        self.link = Link(info, tcp_timeout, settings.connect_timeout_seconds)
+        self.place = endpoints.shown(info)
+        self.link = BlockingConnection(info, settings.connect_timeout_seconds, tcp_timeout)
         try:
             row = self.link.query(FACTS)[0]
         except BaseException:
             self.link.close()
             raise
         self.seconds = time.monotonic() - begun
-        self.pid, self.in_recovery, self.database, self.started = row[:4]
+        self.pid, self.in_recovery, self.started, self.database = row[:4]
         self.user, self.version = row[4:]
         self.pooler = self.pid != self.link.backend_pid
+
+    def address(self):
+        """:return: (host, port) that PostgreSQL says of itself"""
+        row = self.link.query(endpoints.ADDRESS)[0]
+        return endpoints.address_of(row, self.info.get("host"))
 
     def answers(self):
         """What there is to say of it, for people."""
@@ -218,17 +224,22 @@ class Door(object):
         """:return: str, what a server has in common with its copies only, None if not told"""
         try:
             return self.link.query("SELECT system_identifier::text FROM pg_control_system()")[0][0]
-        except Lost:
+        except ConnectionLost:
             return None  # the role may not ask
+
+
+def _pooled(settings, database=None):
+    """:return: BlockingConnection at Odoo's own address"""
+    return BlockingConnection(endpoints.pooled(database), settings.connect_timeout_seconds)
 
 
 def open_pooled(settings):
     """:return: (Door or None, Result) of Odoo's own address"""
-    info = settings.pooled()
+    info = endpoints.pooled()
     try:
         pooled = Door(settings, info, settings.connect_timeout_seconds)
-    except Lost as exc:
-        return None, failed("pooled address", "%s: %s" % (link.place(info), exc), ODOOS_OWN)
+    except ConnectionLost as exc:
+        return None, failed("pooled address", "%s: %s" % (endpoints.shown(info), exc), ODOOS_OWN)
     return pooled, ok("pooled address", pooled.answers())
 
 
@@ -239,51 +250,50 @@ def open_direct(settings, pooled):
     """
     try:
         if settings.auto and pooled is None:
-            raise Lost("imdispatcher_db_host is auto, and there is no pooled connection to ask")
-        told = link.told_address(pooled.link) if settings.auto else None
-        infos = settings.direct(told)
-    except (Invalid, Lost) as exc:
-        return None, _no_direct([(None, str(exc))])
-    direct, troubles, standing_by = None, [], []
+            raise ConnectionLost("imdispatcher_db_host is auto, and there is no pooled connection to ask")
+        address = pooled.address() if settings.auto else None
+        infos = endpoints.direct(settings, address)
+    except ConnectionLost as exc:
+        return None, _no_direct([(None, exc)])
+    direct, problems, standing_by = None, [], []
     for info in infos:
         try:
-            door = Door(settings, info, settings.tcp_timeout_seconds)
-        except Lost as exc:
-            troubles.append((info, str(exc)))
+            door = Door(settings, info, settings.connect_timeout_seconds / 6)
+        except ConnectionLost as exc:
+            problems.append((info, exc))
             continue
         if direct is None and not door.in_recovery:
             direct = door
             continue
         if door.in_recovery:
             standing_by.append(door.place)
-            troubles.append(
-                (info, "the server is a standby (in recovery mode), where LISTEN is impossible")
-            )
+            text = "the server is a standby (in recovery mode), where LISTEN is impossible"
+            problems.append((info, ConnectionLost(text)))
         door.link.close()
     if direct is None:
-        return None, _no_direct(troubles)
+        return None, _no_direct(problems)
     results = [ok("direct address", direct.answers())]
-    for info, reason in troubles:
-        place = link.place(info)
+    for info, problem in problems:
+        place = endpoints.shown(info)
         if place in standing_by:
             results.append(ok("direct address", "%s is a standby, which is passed over" % place))
         else:
-            text = "%s: %s. Another host is used" % (place, reason)
-            results.append(warning("direct address", text, trouble.explain(reason)[1]))
+            text = "%s: %s. Another host is used" % (place, problem)
+            results.append(warning("direct address", text, problem.cause.remedy))
     results.append(ok("direct credentials", "%s may log in" % direct.user))
     results.append(_made("direct TLS", check_tls, direct, settings.connect_timeout_seconds))
     return direct, results
 
 
-def _no_direct(troubles):
+def _no_direct(problems):
     """:return: list of Result: what fails, and that nothing else can be checked"""
     found = {}
-    for info, reason in troubles:
-        text = reason if info is None else "%s: %s" % (link.place(info), reason)
-        name = FAILS.get(trouble.cause(reason), "direct address")
-        found.setdefault(name, []).append(failed(name, text, trouble.explain(reason)[1]))
-        if name != "direct address":
-            text = "%s answers" % link.place(info)
+    for info, problem in problems:
+        text = str(problem) if info is None else "%s: %s" % (endpoints.shown(info), problem)
+        name = FAILS.get(problem.cause.name, "direct address")
+        found.setdefault(name, []).append(failed(name, text, problem.cause.remedy))
+        if name != "direct address" and info is not None:
+            text = "%s answers" % endpoints.shown(info)
             found.setdefault("direct address", []).append(ok("direct address", text))
     results = []
     for name in DIRECT:
@@ -294,7 +304,7 @@ def _no_direct(troubles):
 # -- is it a pooler, and does a LISTEN last ---------------------------------------------------
 
 
-class Ear(object):
+class Ear:
     """LISTENs on a channel of its own, until it is closed."""
 
     def __init__(self, door):
@@ -334,12 +344,12 @@ def check_pooled_mode(settings, pooled):
     name = "pooled mode"
     if pooled is None:
         return skipped(name, "there is no pooled connection")
-    told = link.told_address(pooled.link)
+    told = pooled.address()
     behind = "; PostgreSQL says that it is at %s port %s" % told
     try:
-        with link.pooled(settings) as other:
+        with _pooled(settings) as other:
             lasts = _heard(pooled, other, LISTEN_SECONDS) is not None
-    except Lost as exc:
+    except ConnectionLost as exc:
         return ok(name, "a pooler that refuses a LISTEN (%s)%s" % (exc, behind))
     if not lasts:
         return ok(name, "a pooler in transaction mode: a LISTEN through it is lost%s" % behind)
@@ -361,8 +371,8 @@ def check_pooler(direct, arrived):
     if arrived is False:
         return skipped(name, "a pooler; its mode shows once NOTIFYs can be sent")
     same = (direct.started, direct.database)
-    found = diagnosis.undelivered(direct.place, same, same, direct.pooler, LISTEN_SECONDS)
-    return failed(name, found.text, found.remedy)
+    found = errors.undelivered(direct.place, same, same, direct.pooler, LISTEN_SECONDS)
+    return failed(name, found.reason, found.cause.remedy)
 
 
 def check_server(pooled, direct):
@@ -374,18 +384,18 @@ def check_server(pooled, direct):
         return ok(
             name, 'the primary and the database "%s" that NOTIFYs reach' % direct.database
         )
-    found = diagnosis.undelivered(
+    found = errors.undelivered(
         direct.place,
         (direct.started, direct.database),
         (pooled.started, pooled.database),
         direct.pooler,
         LISTEN_SECONDS,
     )
-    text = found.text
+    text = found.reason
     system = direct.system()
-    if found.cause == "other server" and system is not None and system == pooled.system():
+    if found.cause.name == "other server" and system is not None and system == pooled.system():
         text += " (one is a copy of the other)"
-    return failed(name, text, found.remedy)
+    return failed(name, text, found.cause.remedy)
 
 
 def check_notify(settings, pooled, direct):
@@ -393,23 +403,22 @@ def check_notify(settings, pooled, direct):
     name = "NOTIFY"
     if pooled is None:
         return False, skipped(name, "there is no pooled connection to send it on")
-    timeout = settings.probe_timeout_seconds
+    timeout = Listener.PROOF_SECONDS
     try:
         seconds = _heard(direct, pooled.link, timeout)
-    except Lost as exc:
-        reason = str(exc)
-        return False, failed(name, reason, trouble.explain(reason)[1])
+    except ConnectionLost as exc:
+        return False, failed(name, str(exc), exc.cause.remedy)
     if seconds is not None:
         text = "arrives through %s after %.1f ms" % (direct.place, seconds * 1000)
         return seconds, ok(name, text)
-    found = diagnosis.undelivered(
+    found = errors.undelivered(
         direct.place,
         (direct.started, direct.database),
         (pooled.started, pooled.database),
         direct.pooler,
         timeout,
     )
-    return None, failed(name, found.text, found.remedy)
+    return None, failed(name, found.reason, found.cause.remedy)
 
 
 # -- TLS --------------------------------------------------------------------------------------
@@ -424,9 +433,9 @@ def check_tls(door, timeout):
         return ok(name, "a local socket, which needs none")
     mode = info.get("sslmode") or "prefer"
     try:
-        offered, certificate = _certificate(info, timeout)
-    except (OSError, Lost, ValueError) as exc:
-        text = "the certificate cannot be read: %s (sslmode is %s)" % (link.one_line(exc), mode)
+        offered, certificate = _certificate(door.link.info, timeout)
+    except (OSError, ConnectionLost, ValueError) as exc:
+        text = "the certificate cannot be read: %s (sslmode is %s)" % (errors.one_line(exc), mode)
         return skipped(name, text)
     if not offered:
         return ok(name, "not encrypted, the server offers none (sslmode is %s)" % mode)
@@ -451,12 +460,11 @@ def check_tls(door, timeout):
     return ok(name, text)
 
 
-def _certificate(info, timeout):
+def _certificate(target, timeout):
     """Ask the server for TLS, as libpq does.
 
     :return: (whether it offers TLS, None or (subject, datetime of expiry))
     """
-    target = link.addresses(info)[0]
     host, port = target.get("hostaddr") or target["host"], target.get("port") or 5432
     with socket.create_connection((host, int(port)), timeout) as plain:
         plain.sendall(SSL_REQUEST)
@@ -466,11 +474,11 @@ def _certificate(info, timeout):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        if info.get("sslrootcert"):
+        if target.get("sslrootcert", "system") != "system":
             # Python reads a certificate that it has verified, and no other.
             context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(info["sslrootcert"])
-        with context.wrap_socket(plain, server_hostname=info["host"]) as secure:
+            context.load_verify_locations(target["sslrootcert"])
+        with context.wrap_socket(plain, server_hostname=target["host"]) as secure:
             return True, _read(secure.getpeercert()) or _decode(secure.getpeercert(True))
 
 
@@ -526,10 +534,10 @@ def _number(name, default):
 def _console(settings):
     """What PgBouncer's console says of its pools: dict, or str why it was not asked."""
     try:
-        with link.pooled(settings, "pgbouncer") as console:
+        with _pooled(settings, "pgbouncer") as console:
             return {row[0]: row[1] for row in console.query("SHOW CONFIG")}
-    except Lost:
-        return "the pooler's console may not be asked as %s" % settings.pooled().get("user")
+    except ConnectionLost:
+        return "the pooler's console may not be asked as %s" % endpoints.pooled().get("user")
 
 
 def check_connections(settings, pooled, direct):
@@ -548,7 +556,7 @@ def check_connections(settings, pooled, direct):
         held,
         listeners,
     )
-    text += " and %d through %s" % (own, link.place(settings.pooled()))
+    text += " and %d through %s" % (own, endpoints.shown(endpoints.pooled()))
     problems = []
     if listeners > allowed - reserved - held + of_role:
         problems.append("the listeners may not find room")
@@ -570,7 +578,7 @@ def check_connections(settings, pooled, direct):
         if clients and own > clients:
             problems.append("the pooler lets fewer in")
     if problems:
-        remedy = trouble.explain("too many connections")[1]
+        remedy = errors.cause_of("too many connections").remedy
         return warning(name, "%s: %s" % (text, ", ".join(problems)), remedy)
     return ok(name, text)
 

@@ -1,5 +1,5 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""The route ``GET /bus_alt_connection/health``: 200 while the bus of this process is well, or 503.
+"""The route ``GET /bus_alt_connection/health``: 200 while the bus of this process is listening, or 503.
 
 It is answered where Odoo's WSGI application is entered and is no controller. Odoo opens a cursor
 before it calls a controller, whatever the controller's ``auth``, as soon as one database is
@@ -9,49 +9,71 @@ connection's timeout, with an error, and just then the answer matters.
 
 import functools
 import json
+from typing import Any, Callable, Dict, List, Optional
 
 import odoo.http
 
-from . import status
+from .listener import listeners
+from .state import LISTENING
 
 PATH = "/bus_alt_connection/health"
 STATUS_LINES = {"pass": "200 OK", "fail": "503 Service Unavailable"}
 
 
-def install():
-    """Put the route in place.
+def missing() -> Optional[str]:
+    """What this Odoo lacks of what ``install`` needs, or None."""
+    return None if _application() else "odoo.http.Application or Root"
 
-    :return: str, what is missing, or None
-    """
+
+def _application() -> Any:
     # The class and not the object: it is what other middleware wraps, too. "Root" is before 16.
-    application = getattr(odoo.http, "Application", None) or getattr(odoo.http, "Root", None)
-    if application is None:
-        return "odoo.http.Application or Root"
+    return getattr(odoo.http, "Application", None) or getattr(odoo.http, "Root", None)
+
+
+def install() -> None:
+    """Put the route in place."""
+    application = _application()
     upstream = application.__call__
 
     @functools.wraps(upstream)
-    def call(self, environ, start_response):
+    def call(self: Any, environ: Dict[str, Any], start_response: Callable) -> Any:
         if environ.get("PATH_INFO") == PATH:
             return answer(environ, start_response)
         return upstream(self, environ, start_response)
 
     application.__call__ = call
-    return None
 
 
-def answer(environ, start_response):
+def health() -> Dict[str, str]:
+    """Whether the bus of this process is well. No address, no secret: anyone may ask."""
+    states = [listener.state for listener in listeners() if listener.subscribers.name == "bus"]
+    for state in states:
+        if state.phase != LISTENING:
+            cause = state.problem and state.problem.cause
+            return {
+                "status": "fail",
+                "state": state.phase,
+                "cause": cause.name if cause else "unverified",
+                "remedy": cause.remedy
+                if cause
+                else "None if Odoo has just started; else: does its own db_host answer?",
+            }
+    return {"status": "pass", "state": LISTENING if states else "no listener here"}
+
+
+def answer(environ: Dict[str, Any], start_response: Callable) -> List[bytes]:
     """The route, as a WSGI application."""
     method = environ.get("REQUEST_METHOD")
     if method not in ("GET", "HEAD"):
         headers = [("Allow", "GET, HEAD"), ("Content-Length", "0")]
         start_response("405 Method Not Allowed", headers)
         return [b""]
-    health = status.health()
-    body = json.dumps(health).encode()
+    found = health()
+    body = json.dumps(found).encode()
     headers = [
         ("Content-Type", "application/json"),
         ("Cache-Control", "no-store"),
         ("Content-Length", str(len(body))),
     ]
-    start_response(STATUS_LINES[health["status"]], headers)
+    start_response(STATUS_LINES[found["status"]], headers)
     return [b"" if method == "HEAD" else body]

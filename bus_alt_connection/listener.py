@@ -1,325 +1,318 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""The listener: holds the one direct connection, and replaces it whenever it is lost.
+"""The listener: one thread that holds the direct connection and goes round its states.
 
-Contract: whatever happens to PostgreSQL, the network or the settings, ``Listener`` goes on trying
-and the loop that waits on its ``Mailbox`` never sees an error. A NOTIFY is only ever a hint that
-the table has news; what was missed is found by ``healing``.
-
-Two detectors find a loss, independent of each other: TCP (``keepalives*``, ``tcp_user_timeout``)
-and a heartbeat, a NOTIFY to itself on a private channel, which proves all that a notification
-needs: network, server, LISTEN.
+Contract: whatever happens to PostgreSQL, the network, the settings or this process, the listener
+goes on trying, and the loop that waits on its ``LoopConnection`` never sees an error. It is
+LISTENING only while it is known that NOTIFYs reach it; that is checked for as long as it runs.
 """
 
 import logging
-import os
 import random
-import socket
 import threading
 import time
+import weakref
+from typing import Any, Dict, List, Optional
 
-from psycopg2 import extensions
-
-import odoo
-
-from . import link
-from .backoff import Backoff
-from .healing import Attendant
-from .link import Link, Lost, Stopped
-from .mailbox import Mailbox
-from .settings import Invalid, Settings
-from .trouble import Trouble, explain
+from . import endpoints, errors, state
+from .backoff import Backoff, Throttle
+from .errors import ConnectionLost
+from .loop_connection import LoopConnection
+from .recovery import Recovery
+from .session import Session
+from .settings import Settings
+from .state import CATCHING_UP, CONNECTING, LISTENING, STOPPED, VERIFYING, StateLog
+from .tasks import Signal, Tasks, sleep
 
 _logger = logging.getLogger(__name__)
 
-BEAT = "beat"  # a heartbeat's payload on the private channel
+_all: Any = weakref.WeakSet()
+_lock = threading.Lock()  # a set may not grow while it is read
+
+
+def listeners() -> "List[Listener]":
+    """The listeners of this process that run."""
+    with _lock:
+        return [listener for listener in _all if listener.state.phase != STOPPED]
 
 
 class Listener(threading.Thread):
     """Keeps one LISTENing connection.
 
-    :param owner: whose listener it is, see ``dispatcher.Bus`` and ``cron.Cron``
+    :param subscribers: who is notified, see ``dispatcher.Subscribers`` and ``cron.Subscribers``
+    :param settings: those of this process if not given
+
+    :ivar state: a ``state.State``, to be read once
     """
 
-    def __init__(self, owner):
-        super(Listener, self).__init__(name="bus_alt_connection.%s" % owner.name)
-        self.daemon = True
-        self.owner = owner
-        owner.listener = self
-        self.settings = Settings()
-        self.trouble = Trouble(owner.name)
-        self.mailbox = Mailbox(on_close=self.stop)
-        self.channels = []
-        self.private = "bus_alt_connection_%s" % "".join(random.sample("abcdefghijklmnop", 12))
-        self.session = None  # the connection in force: a Session, or None while there is none
-        self.rejected = []  # places that NOTIFYs did not reach, the latest last
-        self.lost_at = time.monotonic()  # since when there is no session, or None
-        self.connections = 0
-        self.received = 0
-        self.woken = 0  # who waits, by the attendant
-        self.degraded_since = time.monotonic()  # since when nothing is proven, or None
-        self.degraded_seconds = 0.0  # in all, until degraded_since
-        self.last_received = None
-        self.round_trip = None  # seconds, of the latest heartbeat
-        self._reader, self._writer = socket.socketpair()
-        self.changed = threading.Event()
+    RETRY_SECONDS = 0.6  # at most between attempts, where waiting may help
+    PROOF_SECONDS = 3.0  # how long a NOTIFY may take from the pooled path to here
+    CHECK_SECONDS = (15, 25)  # between questions whether the pooled path leads where it did
+    LOOK_SECONDS = (15, 20)  # between looks at the table while LISTENING
+    GRACE_SECONDS = 1.0  # after a loss until the first poll: most losses are over before
+
+    def __init__(self, subscribers: Any, settings: Optional[Settings] = None) -> None:
+        super().__init__(name=f"bus_alt_connection.{subscribers.name}", daemon=True)
+        self.subscribers = subscribers
+        self.settings = settings or Settings.of_odoo()
+        self.loop_connection = LoopConnection(on_close=self.stop)
+        self.recovery = Recovery(subscribers, self.settings, self.loop_connection)
+        self.state = state.initial(time.monotonic())
+        self.received = self.malformed = 0
+        self.degraded_seconds = 0.0  # in all, until the state is what it is
+        self.last_received: Optional[float] = None  # time.time()
+        self.session: Optional[Session] = None
+        self._log = StateLog(subscribers.name, self.settings.poll_seconds)
+        self._throttle = Throttle()
+        self._malformed_logged = 0
+        self._channels = ["bus_alt_connection_" + "".join(random.sample("abcdefghijklmnop", 12))]
+        self._rejected: List[str] = []  # endpoints that NOTIFYs did not reach, latest last
         self._stopping = False
+        self._tasks: Optional[Tasks] = None
+        self._changed = Signal()
+        self._woken_before = 0  # the loss
+        with _lock:
+            _all.add(self)
 
     # -- what the loop's thread calls ---------------------------------------------------------
 
-    def listen(self, channel):
-        """Name a channel; from ``begin`` on what arrives there is found in the mailbox."""
-        self.channels.append(channel)
+    def listen(self, channel: str) -> None:
+        """Name a channel; from ``begin`` on what arrives there is found in the loop connection."""
+        self._channels.append(channel)
 
-    def begin(self):
+    def begin(self) -> None:
         """Begin to listen, as LISTEN does when its transaction commits."""
-        if self.channels and self.ident is None:
+        if len(self._channels) > 1 and self.ident is None:
             self.start()
 
-    def stop(self):
+    def stop(self) -> None:
         """End, without waiting for it."""
         self._stopping = True
-        self.changed.set()
-        if self.ident is None:  # it never listened
-            self._close_signal()
-            return
-        try:
-            self._writer.send(b".")
-        except OSError:
-            pass  # it has ended already
-
-    def _close_signal(self):
-        self._reader.close()
-        self._writer.close()
-
-    # -- what the attendant calls -------------------------------------------------------------
-
-    @property
-    def stopping(self):
-        return self._stopping
-
-    def wait_for_change(self, timeout):
-        """Wait until the session comes, goes or proves itself, or until the timeout (seconds)."""
-        self.changed.wait(timeout)
-        self.changed.clear()
+        tasks = self._tasks
+        if tasks is not None:
+            tasks.stop()
+        if self.ident is None:
+            self.enter(STOPPED)
 
     # -- the thread ---------------------------------------------------------------------------
 
-    def run(self):
-        Attendant(self).start()
-        backoff = Backoff(self.settings.retry_max_seconds)
-        try:
-            while not self._stopping:
-                begun = time.monotonic()
-                try:
-                    self._hold_a_session()
-                except Stopped:
-                    break
-                except (Lost, Invalid) as exc:
-                    self.trouble.lost(exc, had_one=self.lost_at > begun)
-                except Exception:  # a defect of this addon must not silence the bus
-                    self.trouble.defect("The %s listener failed and is started again")
-                pause = begun + backoff.next() - time.monotonic()
-                if pause > 0 and link.wait([self._reader.fileno()], [], pause):
-                    break
-        finally:
-            self._close_signal()
+    def run(self) -> None:
+        while not self._stopping:
+            try:
+                self._run()
+            except Exception:  # too many open files, or a defect: the bus must not fall silent
+                self._defect()
+                time.sleep(1)
+        self.enter(STOPPED)
 
-    def _hold_a_session(self):
-        """Connect, LISTEN, and pass on what arrives until the connection is lost."""
-        session = self._connect()
+    def _run(self) -> None:
+        tasks = self._tasks = Tasks()
         try:
-            self.session = session
-            self._report_connection(session)
-            self.changed.set()
-            session.serve()
-        except Lost as exc:
-            raise Lost(exc.reason, session.place)
+            if not self._stopping:
+                tasks.start(self._look_for_ever(tasks))
+                tasks.run(self._connect_for_ever(tasks))
+        finally:
+            self._tasks = None
+            tasks.close()
+            self.recovery.close()
+
+    def enter(
+        self, phase: str, endpoint: Optional[str] = None, problem: Optional[ConnectionLost] = None
+    ) -> None:
+        """Replace the state: the only place where it changes, and where its change is logged."""
+        now, before = time.monotonic(), self.state
+        self.state = after = state.entered(before, phase, now, endpoint, problem)
+        if before.lost_at is not None and after.lost_at is None:
+            self.degraded_seconds += now - before.lost_at
+        self._log.change(before, after, now, self.recovery.woken - self._woken_before)
+        if after.lost_at is None:
+            self._woken_before = self.recovery.woken
+        self._changed.set()
+
+    # -- connect and serve --------------------------------------------------------------------
+
+    async def _connect_for_ever(self, tasks: Tasks) -> None:
+        backoff = Backoff(self.RETRY_SECONDS)
+        while True:
+            begun = time.monotonic()
+            slow = False
+            try:
+                await self._hold_a_session(tasks)
+            except ConnectionLost as exc:
+                self.enter(CONNECTING, problem=exc)
+                slow = exc.cause.slow
+            except Exception:  # a defect of this addon must not silence the bus
+                self._defect()
+                self.enter(CONNECTING)
+            await sleep(max(0.0, begun + backoff.next(slow) - time.monotonic()))
+
+    async def _hold_a_session(self, tasks: Tasks) -> None:
+        """Connect, LISTEN, and pass on what arrives until the connection is lost."""
+        session = self.session = await self._connect()
+        self.enter(VERIFYING, endpoint=session.endpoint)
+        proving = tasks.start(self._prove_for_ever(tasks, session))
+        try:
+            await session.serve(self._arrived)
+        except ConnectionLost as exc:
+            if session.pooler:
+                await self._unlisten(session)
+            raise ConnectionLost(exc.reason, exc.endpoint or session.endpoint, exc.cause)
         finally:
             self.session = None
-            self.lost_at = time.monotonic()
-            if self.degraded_since is None:
-                self.degraded_since = self.lost_at
-            self.changed.set()
+            proving.cancel()
             session.close()
 
-    def _connect(self):
-        """:return: a Session on the first host that takes a LISTEN"""
+    async def _connect(self) -> Session:
+        """A session on the first endpoint that takes a LISTEN."""
         problems = []
-        told = self._told() if self.settings.auto else None
-        hosts = [(link.place(info), info) for info in self.settings.direct(told)]
-        order = {place: number for number, place in enumerate(self.rejected)}
-        hosts.sort(key=lambda host: order.get(host[0], -1))
-        for place, info in hosts:
+        hosts = {endpoints.shown(info): info for info in await self._endpoints()}
+        rank = {host: number for number, host in enumerate(self._rejected)}
+        for host in sorted(hosts, key=lambda host: rank.get(host, -1)):
             try:
-                session = Session(self, info)
+                session = await Session.open(
+                    hosts[host], self.settings, self.subscribers.name, self._channels
+                )
                 session.replaceable = self.settings.auto or len(hosts) > 1
                 return session
-            except Lost as exc:
-                problems.append(Lost(exc.reason, place))
-        # Of several hosts the one to be mended is told of, not the one that is just away.
-        raise max(problems, key=lambda exc: explain(exc.reason)[0])
+            except ConnectionLost as exc:
+                problems.append(ConnectionLost(exc.reason, host, exc.cause))
+        # Of several endpoints the one to be mended is named, not the one that is just away.
+        worst = max(problems, key=lambda problem: problem.cause.level)
+        worst.cause = worst.cause._replace(slow=all(problem.cause.slow for problem in problems))
+        raise worst
 
-    def _told(self):
-        """:return: (host, port) that PostgreSQL tells, asked through Odoo's own connection"""
+    async def _endpoints(self) -> List[Dict[str, Any]]:
+        address = None
+        if self.settings.auto and not self.settings.refused:
+            try:
+                address = await self.recovery.address()
+            except ConnectionLost as exc:
+                asked = endpoints.shown(endpoints.pooled()) + ", to ask for PostgreSQL's address"
+                raise ConnectionLost(exc.reason, asked, exc.cause)
+        return endpoints.direct(self.settings, address)
+
+    async def _unlisten(self, session: Session) -> None:
         try:
-            with link.pooled(self.settings, wakeup=self._reader.fileno()) as pooled:
-                return link.told_address(pooled)
-        except Lost as exc:
-            place = link.place(self.settings.pooled())
-            raise Lost(exc.reason, place + ", to ask for PostgreSQL's address")
+            await session.unlisten()
+        except ConnectionLost:
+            pass  # its end ends the LISTEN, or the pooler's server connection will
 
-    def _report_connection(self, session):
-        since, self.lost_at = self.lost_at, None
-        # A loss is noticed late: what was sent from here on may not have been heard.
-        unnoticed = self.settings.heartbeat_seconds + self.settings.heartbeat_timeout_seconds
-        session.deaf_since = since - unnoticed
-        self.trouble.over()
-        if self.connections == 0:
-            _logger.info("The %s listener is connected to %s.", self.owner.name, session)
-        else:
-            _logger.info(
-                "The %s listener is back, connected to %s, after %.2f s.",
-                self.owner.name,
-                session,
-                time.monotonic() - since,
-            )
-        self.connections += 1
-
-    def reject(self, session, reason):
-        """Give up a session that NOTIFYs do not reach: its host is the last to be tried again."""
-        self.rejected = [place for place in self.rejected if place != session.place]
-        self.rejected.append(session.place)
-        session.rejected = reason
-
-    def proved(self):
-        """A NOTIFY that took the pooled path has arrived: the bus is not degraded any more."""
-        if self.degraded_since is not None:
-            self.degraded_seconds += time.monotonic() - self.degraded_since
-            self.degraded_since = None
-        self.changed.set()
-
-    def arrived(self, notification):
+    def _arrived(self, notification: Any) -> None:
         """Pass on one notification of a channel that upstream listens to."""
         self.received += 1
-        self.last_received = time.monotonic()
-        try:
-            payload = self.owner.accept(notification.payload)
-        except (ValueError, RecursionError):
-            self.trouble.bad_payload(notification.channel, notification.payload)
-            return
-        if payload is not None:
-            self.deliver(notification.channel, payload)
+        self.last_received = time.time()
+        accepted = self.subscribers.accept(notification.payload)
+        if accepted.malformed:
+            self._report_malformed(notification)
+        self.recovery.heard(accepted.keys)
+        if accepted.payload is not None:
+            self.loop_connection.deliver(notification.channel, accepted.payload)
 
-    def deliver(self, channel, payload):
-        """Hand a payload to upstream's loop, as if it had arrived."""
-        self.mailbox.deliver(extensions.Notify(0, channel, payload))
-
-
-class Session(object):
-    """One connection's life as a listener, from LISTEN until it is lost.
-
-    :raises Lost: if it cannot be made, or LISTEN is not possible there
-    """
-
-    def __init__(self, listener, info):
-        self._listener = listener
-        self._settings = listener.settings
-        self._link = Link(
-            dict(info, **self._tcp()),
-            tcp_timeout=self._settings.tcp_timeout_seconds,
-            timeout=self._settings.connect_timeout_seconds,
-            wakeup=listener._reader.fileno(),
-        )
-        self.place = link.place(info)
-        self.proven = False  # a NOTIFY that took the pooled path has arrived here
-        self.replaceable = False  # whether another host may be the right one
-        self.rejected = None  # why it is not to be kept
-        self.deaf_since = time.monotonic()  # set by the listener
-        self.token = "probe %016x" % random.getrandbits(64)
-        self._expected = {}  # payload on the private channel -> time.monotonic() when it was sent
-        try:
-            self._prepare()
-        except BaseException:
-            self.close()
-            raise
-
-    def __str__(self):
-        via = "through a pooler" if self.pooler else "backend pid %s" % self.backend_pid
-        return "%s (%s)" % (self.place, via)
-
-    def _tcp(self):
-        timeout = self._settings.heartbeat_timeout_seconds
-        options = {
-            "application_name": "bus_alt_connection %s %s %d"
-            % (self._listener.owner.name, "evented" if odoo.evented else "odoo", os.getpid()),
-            "keepalives": 1,
-            "keepalives_idle": max(1, int(self._settings.heartbeat_seconds)),
-            "keepalives_interval": max(1, int(timeout / 3)),
-            "keepalives_count": 3,
-        }
-        if extensions.libpq_version() >= 120000:
-            options["tcp_user_timeout"] = int(timeout * 1000)
-        return options
-
-    def _prepare(self):
-        row = self._link.query(
-            "SELECT pg_backend_pid(), pg_is_in_recovery(), current_database(), " + link.STARTED
-        )[0]
-        self.backend_pid, in_recovery, self.database, self.server_started = row
-        if in_recovery:
-            raise Lost("the server is a standby (in recovery mode), where LISTEN is impossible")
-        # A pooler answers with a process id of its own making.
-        self.pooler = self.backend_pid != self._link.backend_pid
-        if not self.pooler:
-            # Unknown to PostgreSQL before 14. Left alone on a pooler's connection, which others use.
-            self._link.query(
-                "SELECT set_config(name, '0', false) FROM pg_settings"
-                " WHERE name = 'idle_session_timeout'"
+    def _report_malformed(self, notification: Any) -> None:
+        self.malformed += 1
+        if self._throttle.due("malformed"):
+            count, self._malformed_logged = self.malformed - self._malformed_logged, self.malformed
+            _logger.warning(
+                "Left out %d malformed notification(s) on %s since the last such line, the latest:"
+                " %.80s. Someone with access to the database sends them; the bus goes on.",
+                count,
+                notification.channel,
+                ascii(notification.payload[:80]),
             )
-        names = [self._listener.private] + self._listener.channels
-        self._link.query("".join('LISTEN "%s";' % name.replace('"', '""') for name in names))
 
-    def serve(self):
-        """Pass on what arrives, and see that heartbeats come back.
+    # -- verify, catch up, watch --------------------------------------------------------------
 
-        :raises Lost: once the connection is lost
-        """
-        every = self._settings.heartbeat_seconds
-        longest = self._settings.heartbeat_timeout_seconds
-        beat_at = time.monotonic() + every
+    async def _prove_for_ever(self, tasks: Tasks, session: Session) -> None:
+        """VERIFYING → CATCHING_UP → LISTENING, and back to VERIFYING when in doubt."""
         while True:
-            if self.rejected:
-                raise Lost(self.rejected)
-            beating = self._expected.get(BEAT)
-            due = beat_at if beating is None else beating + longest
-            # Read before judging: this process itself may have been stopped for a while.
-            if self._link.wait(due - time.monotonic()) or self._link.wait(0):
-                self._receive()
-            elif beating is not None:
-                raise Lost("no heartbeat came back within %g s, the path is silent" % longest)
-            if BEAT not in self._expected and time.monotonic() >= beat_at:
-                self.expect(BEAT)
-                self._link.send("SELECT pg_notify(%s, %s)", (self._listener.private, BEAT))
-                beat_at = time.monotonic() + every
+            try:
+                await self._verify(session)
+                self.enter(CATCHING_UP)
+                self.recovery.trigger_jobs()
+                lost_at = self.state.lost_at or time.monotonic()
+                await self.recovery.look(tasks, True, time.monotonic() - lost_at)
+                self._rejected = [host for host in self._rejected if host != session.host]
+                self.enter(LISTENING)
+                await self._watch(session)
+            except Exception:  # a defect of this addon must not silence the bus
+                self._defect()
+                await sleep(self.settings.poll_seconds)
+            self.enter(VERIFYING)
 
-    def _receive(self):
-        for notification in self._link.receive():
-            if notification.channel != self._listener.private:
-                self._listener.arrived(notification)
-            elif notification.payload in self._expected:
-                self._came_back(notification.payload)
+    async def _verify(self, session: Session) -> None:
+        """Return once a NOTIFY that took the pooled path has arrived; else have the session end."""
+        backoff = Backoff(self.RETRY_SECONDS)
+        while True:
+            try:
+                notifying = await self.recovery.notify(session.private, session.expect())
+                break
+            except ConnectionLost as exc:
+                # The pooled path is dark. It concerns all of Odoo, which says so itself.
+                _logger.debug("The pooled path does not answer: %s", exc)
+            await sleep(backoff.next() or backoff.FIRST)
+        if await session.proved(self.PROOF_SECONDS):
+            return
+        problem = errors.undelivered(
+            session.endpoint, session.identity, notifying, session.pooler, self.PROOF_SECONDS
+        )
+        if session.replaceable:
+            self._rejected = [host for host in self._rejected if host != session.host]
+            self._rejected.append(session.host)
+            problem.cause = problem.cause._replace(
+                level=logging.WARNING, slow=False, remedy="Trying the next endpoint."
+            )
+        elif problem.cause in (errors.OTHER_SERVER, errors.POOLER):
+            try:
+                host, port = await self.recovery.address()
+                problem.reason += (
+                    f" (PostgreSQL says of itself: imdispatcher_db_host = {host},"
+                    f" imdispatcher_db_port = {port})"
+                )
+            except ConnectionLost:
+                pass  # only the hint is missing
+        session.reject(problem)
+        await sleep(3600)  # the session ends now, and this with it
 
-    def _came_back(self, payload):
-        sent = self._expected.pop(payload)
-        if payload == BEAT:
-            self._listener.round_trip = time.monotonic() - sent
-        else:
-            self.proven = True
-            self._listener.proved()
+    async def _watch(self, session: Session) -> None:
+        """Return once the pooled path leads to another server or database."""
+        while True:
+            await sleep(random.uniform(*self.CHECK_SECONDS))
+            try:
+                if await self.recovery.identity() != session.identity:
+                    return
+            except ConnectionLost as exc:
+                # A pooled path that does not answer says nothing about the direct one.
+                _logger.debug("The pooled path does not answer: %s", exc)
 
-    def expect(self, payload):
-        """Say that a NOTIFY with this payload is about to be sent on the private channel."""
-        self._expected[payload] = time.monotonic()
+    # -- poll, and look for what nobody was told of -------------------------------------------
 
-    def close(self):
-        self._link.close()
+    async def _look_for_ever(self, tasks: Tasks) -> None:
+        pause, again_at = 0.0, 0.0
+        while True:
+            now, current = time.monotonic(), self.state
+            listening = current.lost_at is None
+            if listening:
+                due = self.recovery.looked_at + pause
+                due = min(due, again_at) if self.recovery.unanswered else due
+            else:
+                grace = current.lost_at + self.GRACE_SECONDS
+                due = max(grace, self.recovery.looked_at + self.settings.poll_seconds)
+            if due > now:
+                await self._changed.wait(due - now)
+                continue
+            again_at = now + self.settings.poll_seconds
+            try:
+                if not listening:
+                    self.recovery.poll_jobs()
+                    await self.recovery.look(tasks, True, now - current.lost_at)
+                elif now >= self.recovery.looked_at + pause:
+                    await self.recovery.look(tasks, at_once=False)
+                    pause = random.uniform(*self.LOOK_SECONDS)
+                else:
+                    await self.recovery.look_again(tasks)
+            except Exception:  # a defect of this addon must not silence the bus
+                self._defect()
+                await sleep(1)
+
+    def _defect(self) -> None:
+        if self._throttle.due("defect"):
+            _logger.exception("The %s listener failed and goes on.", self.subscribers.name)

@@ -8,12 +8,14 @@ process, or the threaded server. What goes wrong here is one log line and nothin
 import logging
 import threading
 import time
+from typing import Any, Dict, Iterator, List, Optional
 
 import odoo
 from odoo.tools import config
 
-from . import status
+from .listener import Listener, listeners
 from .settings import Settings
+from .state import LISTENING
 
 _logger = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ _lock = threading.Lock()
 _begun = False
 
 
-def serve():
+def serve() -> None:
     """Serve the metrics from now on, if this process is to and does not do it already."""
     global _begun
     if not odoo.evented and config["workers"]:
@@ -30,10 +32,10 @@ def serve():
         if _begun:
             return
         _begun = True
-    settings = Settings()
+    settings = Settings.of_odoo()
     if settings.metrics_port is None:
         return
-    address = "%s port %s" % (settings.metrics_host, settings.metrics_port)
+    address = f"{settings.metrics_host} port {settings.metrics_port}"
     try:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError:
@@ -57,14 +59,14 @@ def serve():
     _logger.info("Metrics are served on %s.", address)
 
 
-def _heard_at(listener):
-    last = listener.last_received
-    return None if last is None else time.time() - (time.monotonic() - last)
-
-
-def _degraded(listener):
-    since = listener.degraded_since  # read once: another thread sets it
+def _degraded(listener: Listener) -> float:
+    since = listener.state.lost_at
     return listener.degraded_seconds + (0 if since is None else time.monotonic() - since)
+
+
+def _round_trip(listener: Listener) -> Optional[float]:
+    session = listener.session
+    return None if session is None else session.round_trip
 
 
 # Name without "bus_alt_connection_", what it says, how it is read, and how those of several cron
@@ -73,13 +75,13 @@ METRICS = (
     (
         "connected",
         "1 while notifications are known to arrive, else 0.",
-        lambda listener: int(status.listening(listener)),
+        lambda listener: int(listener.state.phase == LISTENING),
         min,
     ),
     (
         "reconnects_total",
         "Connections that were made after the first.",
-        lambda listener: max(0, listener.connections - 1),
+        lambda listener: max(0, listener.state.connections - 1),
         sum,
     ),
     (
@@ -97,45 +99,45 @@ METRICS = (
     (
         "malformed_total",
         "Notifications that were left out because they cannot be read.",
-        lambda listener: listener.trouble.malformed,
+        lambda listener: listener.malformed,
         sum,
     ),
     (
         "wakeups_total",
-        "Subscribers that were woken without a notification, to look for what they missed.",
-        lambda listener: listener.woken,
+        "Subscribers that were woken because the table had a row that they lacked.",
+        lambda listener: listener.recovery.woken,
         sum,
     ),
     (
         "heartbeat_round_trip_seconds",
         "How long the latest heartbeat took to PostgreSQL and back.",
-        lambda listener: listener.round_trip,
+        _round_trip,
         max,
     ),
     (
         "last_notification_timestamp_seconds",
         "When the latest notification came, in seconds since 1970.",
-        _heard_at,
+        lambda listener: listener.last_received,
         max,
     ),
 )
 
 
-class Collector(object):
+class Collector:
     """Reads the listeners whenever Prometheus asks."""
 
-    def collect(self):
+    def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        listeners = {}
-        for listener in status.listeners():
-            listeners.setdefault(listener.owner.name, []).append(listener)
+        by_name: Dict[str, List[Listener]] = {}
+        for listener in listeners():
+            by_name.setdefault(listener.subscribers.name, []).append(listener)
         for name, text, read, together in METRICS:
             family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             metric = family("bus_alt_connection_" + name, text, labels=["listener"])
-            for owner in sorted(listeners):
-                values = [read(listener) for listener in listeners[owner]]
+            for listener_name in sorted(by_name):
+                values = [read(listener) for listener in by_name[listener_name]]
                 values = [value for value in values if value is not None]
                 if values:
-                    metric.add_metric([owner], together(values))
+                    metric.add_metric([listener_name], together(values))
             yield metric

@@ -15,7 +15,7 @@ import threading
 
 import odoo.sql_db
 
-from . import metrics, settings, status
+from . import endpoints, metrics
 from .listener import Listener
 
 _thread = threading.local()  # .owner: whose listener this thread is; .open: its ListeningCursor
@@ -55,14 +55,17 @@ def listener_of(owner):
     return decorate
 
 
-def install():
-    """Put the seam in place.
+def missing():
+    """What this Odoo lacks of what ``install`` needs, or None."""
+    for name in ("db_connect", "connection_info_for"):
+        if not hasattr(odoo.sql_db, name):
+            return "odoo.sql_db.%s" % name
+    return None
 
-    :return: str, what is missing, or None
-    """
-    upstream = getattr(odoo.sql_db, "db_connect", None)
-    if upstream is None or not hasattr(odoo.sql_db, "connection_info_for"):
-        return "odoo.sql_db.db_connect or connection_info_for"
+
+def install():
+    """Put the seam in place."""
+    upstream = odoo.sql_db.db_connect
 
     @functools.wraps(upstream)
     def db_connect(to, *args, **kwargs):
@@ -70,13 +73,12 @@ def install():
         if (
             owner is None
             or getattr(_thread, "open", None) is not None
-            or to != settings.system_database()
+            or to != endpoints.system_database()
         ):
             return upstream(to, *args, **kwargs)
         return ListeningDatabase(owner, functools.partial(upstream, to, *args, **kwargs))
 
     odoo.sql_db.db_connect = db_connect
-    return None
 
 
 class ListeningDatabase(object):
@@ -105,13 +107,12 @@ class ListeningCursor(object):
 
     def __init__(self, owner, pooled):
         self._listener = Listener(owner)
-        self._cnx = self._listener.mailbox
+        self._cnx = self._listener.loop_connection
         self._pooled = pooled
         self._cursor = None
         self._in_recovery = False
         self.closed = False
         _thread.open = self
-        status.add(self._listener)
         metrics.serve()
 
     def execute(self, query, *args, **kwargs):
@@ -142,7 +143,7 @@ class ListeningCursor(object):
         self.closed = True
         if getattr(_thread, "open", None) is self:
             _thread.open = None
-        self._listener.mailbox.close()
+        self._listener.loop_connection.close()
         if self._cursor is not None:
             self._cursor.close()
 

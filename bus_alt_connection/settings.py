@@ -1,18 +1,17 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""What the user asked for: environment first, then odoo.conf, then Odoo's own ``db_*``.
+"""What the user asked for: the environment takes precedence, then odoo.conf.
 
 A setting ``imdispatcher_X`` of odoo.conf's ``[options]`` is ``IMDISPATCHER_X`` in the environment,
 or ``ODOO_IMDISPATCHER_X``, the name that the published addon reads. Empty is unset. A value that
-is wrong is reported once, as one line, and counts as unset: Odoo starts all the same. No value of
-a password is ever part of a message.
+is wrong is reported once, as one line, and Odoo starts all the same: an address or a timing then
+counts as unset; with a wrong TLS or login setting there is no direct connection, never a weaker
+one. No message contains a password.
 """
 
 import ipaddress
 import os
 from collections import OrderedDict
-
-import odoo.sql_db
-from odoo.tools import config
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
@@ -21,12 +20,11 @@ class Invalid(ValueError):
     """A value that cannot be used; the message says what would be right."""
 
 
-def _host(value):
-    hosts = [host.strip() for host in value.split(",")]
-    return [_one_host(host) for host in hosts]
+def _host(value: str) -> List[str]:
+    return [_one_host(host.strip()) for host in value.split(",")]
 
 
-def _one_host(host):
+def _one_host(host: str) -> str:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     if not host:
@@ -43,129 +41,133 @@ def _one_host(host):
     return host
 
 
-def _port(value):
-    ports = []
-    for port in value.split(","):
-        if not port.strip().isdecimal() or not 1 <= int(port) <= 65535:
-            raise Invalid("a whole number from 1 to 65535")
-        ports.append(int(port))
-    return ports
+def _port(value: str) -> List[int]:
+    return [_one_port(port.strip()) for port in value.split(",")]
 
 
-def _sslmode(value):
+def _one_port(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= 65535:
+        raise Invalid("a whole number from 1 to 65535")
+    return int(value)
+
+
+def _sslmode(value: str) -> str:
     if value not in SSLMODES:
         raise Invalid("one of " + ", ".join(SSLMODES))
     return value
 
 
-def _readable_file(value):
-    try:
-        with open(value, "rb"):
-            return value
-    except OSError as exc:
-        raise Invalid("the path of a file that Odoo may read (%s)" % exc.strerror)
-
-
-def _one_port(value):
-    ports = _port(value)
-    if len(ports) != 1:
-        raise Invalid("a whole number from 1 to 65535")
-    return ports[0]
-
-
-def _text(value):
+def _text(value: str) -> str:
     if "\0" in value:
         raise Invalid("text without a zero byte")
     return value
 
 
-def _seconds(value):
-    try:
-        seconds = float(value)
-    except ValueError:
-        raise Invalid("a number of seconds")
-    if not 0.05 <= seconds <= 3600:
-        raise Invalid("a number of seconds from 0.05 to 3600")
-    return seconds
+def _number(least: float, most: float, unit: str) -> Any:
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            raise Invalid(f"a number of {unit}")
+        if not least <= number <= most:
+            raise Invalid(f"a number of {unit} from {least:g} to {most:g}")
+        return number
+
+    return parse
 
 
-def _rate(value):
-    if not value.isdecimal() or not 1 <= int(value) <= 1000000:
-        raise Invalid("a whole number from 1 to 1000000")
-    return int(value)
+def _switch(value: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words.update({"0": False, "false": False, "no": False, "off": False})
+    if value.lower() not in words:
+        raise Invalid("one of true, false")
+    return words[value.lower()]
 
 
-# Where to connect: setting -> how its text is read.
+# Where to connect: setting -> how its text is read. The files are read at each connect.
 CONNECTION = OrderedDict(
     (
         ("db_host", _host),
         ("db_port", _port),
         ("db_user", _text),
         ("db_password", _text),
-        ("db_password_file", _readable_file),
+        ("db_password_file", _text),
         ("db_name", _text),
         ("db_sslmode", _sslmode),
-        ("db_sslrootcert", _readable_file),
+        ("db_sslrootcert", _text),
     )
 )
+# Those of them that count as unset when they are wrong: what is connected to then is Odoo's own.
+ADDRESS = ("db_host", "db_port")
 
-# How long and how often: setting -> (how its text is read, default). Nobody should need them.
-TIMING = OrderedDict(
+# Everything else: setting -> (how its text is read, default).
+OTHERS = OrderedDict(
     (
-        # A heartbeat goes out this often, and this long is waited for it to come back.
-        # Their sum is the longest time that a silent loss stays unnoticed.
-        ("heartbeat_seconds", (_seconds, 5.0)),
-        ("heartbeat_timeout_seconds", (_seconds, 5.0)),
-        # The host has to answer within the first, PostgreSQL within the second.
-        ("tcp_timeout_seconds", (_seconds, 0.9)),
-        ("connect_timeout_seconds", (_seconds, 5.0)),
-        # Retries start at once and slow down to one in this time.
-        ("retry_max_seconds", (_seconds, 0.6)),
-        # While there is no listener the bus is asked for news this often, the pooled way.
-        ("poll_seconds", (_seconds, 5.0)),
-        # How long a notification may take from the pooled path to the listener.
-        ("probe_timeout_seconds", (_seconds, 3.0)),
-        # After a reconnect subscribers are woken at this rate.
-        ("wakeups_per_second", (_rate, 500)),
-    )
-)
-
-
-# Where the metrics are served: setting -> (how its text is read, default). Without a port nowhere.
-METRICS = OrderedDict(
-    (
+        # A heartbeat goes out this often, and its answer may take as long: a path that falls
+        # silent is noticed within twice this time. Raise it where each wake-up is paid for.
+        ("heartbeat_seconds", (_number(0.05, 60, "seconds"), 5.0)),
+        # PostgreSQL has to let a connection in within this time, and the host to answer within a
+        # sixth of it. Raise it for a server far away.
+        ("connect_timeout_seconds", (_number(0.05, 60, "seconds"), 5.0)),
+        # While a listener is not listening the table is polled this often. Upstream looks back
+        # 50 s for a subscriber that has not received anything yet.
+        ("poll_seconds", (_number(0.05, 45, "seconds"), 5.0)),
+        # After a loss subscribers are woken at most at this rate. Lower it for a small server.
+        ("wakeups_per_second", (_number(1, 1000000, "subscribers"), 500.0)),
+        # Whether NOTIFYs leave on a connection that is kept.
+        ("keep_notify", (_switch, True)),
+        # Where the metrics are served; without a port nowhere.
         ("metrics_port", (_one_port, None)),
         ("metrics_host", (_one_host, "127.0.0.1")),
     )
 )
 
 
-class Settings(object):
-    """One reading of the settings.
+class Settings:
+    """One reading of the settings; each is an attribute, with its default where it has one.
 
-    :ivar dict values: setting (``"db_port"``) -> its value, only those that are set and right
-    :ivar dict sources: setting -> where it came from, for people
-    :ivar list problems: one line for each value that is wrong
+    :param environ: the environment
+    :param options: Odoo's configuration
+    :param source: where that was read from, for people
+
+    :ivar values: setting (``"db_port"``) -> its value, only those that are set and right
+    :ivar sources: setting -> where it came from, for people
+    :ivar problems: one line for each value that is wrong
+    :ivar refused: one line for each that is wrong and without which nothing must be connected to
     """
 
-    def __init__(self, environ=None):
-        environ = os.environ if environ is None else environ
-        self.values = {}
-        self.sources = {}
-        self.problems = []
-        self._system = system_database()
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        options: Optional[Mapping[str, Any]] = None,
+        source: str = "odoo.conf",
+    ) -> None:
+        self._environ, self._source = environ, source
+        self._options: Mapping[str, Any] = {} if options is None else options
+        self.values: Dict[str, Any] = {}
+        self.sources: Dict[str, str] = {}
+        self.problems: List[str] = []
+        self.refused: List[str] = []
         for name, parse in CONNECTION.items():
-            self._read(environ, name, parse)
-        for name, (parse, default) in list(TIMING.items()) + list(METRICS.items()):
-            self._read(environ, name, parse)
+            self._read(name, parse)
+        for name, (parse, default) in OTHERS.items():
+            self._read(name, parse)
             self.values.setdefault(name, default)
         hosts, ports = self.values.get("db_host"), self.values.get("db_port")
         if ports and len(ports) > 1 and len(ports) != len(hosts or ()):
             self._reject("db_port", ",".join(map(str, ports)), "one port, or as many as hosts")
 
-    def _read(self, environ, name, parse):
-        for source, value in self._found(environ, name):
-            if value in (None, False, ""):
+    @classmethod
+    def of_odoo(cls) -> "Settings":
+        """The settings of this process."""
+        from odoo.tools import config  # the rest of this file needs no Odoo
+
+        source = config.get("config") or getattr(config, "rcfile", None) or "odoo.conf"
+        return cls(os.environ, config, source)
+
+    def _read(self, name: str, parse: Any) -> None:
+        for source, value in self._found(name):
+            if value in (None, False, "") and not (value is False and parse is _switch):
                 continue
             self.sources[name] = source
             try:
@@ -174,88 +176,36 @@ class Settings(object):
                 self._reject(name, value, exc)
             return
 
-    @staticmethod
-    def _found(environ, name):
-        """Where a setting may stand, the first that is not empty counts."""
+    def _found(self, name: str) -> Iterator[Tuple[str, Any]]:
+        """Where a setting may stand; the first that is not empty counts."""
         option = "imdispatcher_" + name
         for variable in (option.upper(), "ODOO_" + option.upper()):
-            yield "environment variable " + variable, environ.get(variable, "").strip()
-        if config.get(option):
-            yield "%s in %s" % (option, _configuration_file()), config.get(option)
+            yield f"environment variable {variable}", self._environ.get(variable, "").strip()
+        yield f"{option} in {self._source}", self._options.get(option)
 
-    def _reject(self, name, value, right):
+    def _reject(self, name: str, value: Any, right: Any) -> None:
         shown = "its value (not shown)" if name == "db_password" else repr(str(value))
         self.values.pop(name, None)
-        self.problems.append(
-            "%s is %s, which is ignored: it has to be %s."
-            % (self.sources[name], shown, right)
-        )
+        effect = "which is ignored"
+        if name in CONNECTION and name not in ADDRESS:
+            effect = "so there is no direct connection"
+        problem = f"{self.sources[name]} is {shown}, {effect}: it has to be {right}."
+        self.problems.append(problem)
+        if effect != "which is ignored":
+            self.refused.append(problem)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         try:
             return self.__dict__["values"][name]
         except KeyError:
             raise AttributeError(name)
 
     @property
-    def configured(self):
-        """True if the listener has an address of its own."""
-        return any(name in self.values for name in ("db_host", "db_port"))
+    def configured(self) -> bool:
+        """Whether the listeners have an address of their own."""
+        return any(name in self.values for name in ADDRESS)
 
     @property
-    def auto(self):
-        """True if PostgreSQL itself is to be asked for its address."""
+    def auto(self) -> bool:
+        """Whether PostgreSQL itself is to be asked for its address."""
         return self.values.get("db_host") == ["auto"]
-
-    def pooled(self, database=None):
-        """libpq keywords of Odoo's own connection, as a new dict.
-
-        :param str database: the system database, where NOTIFYs go, if not given
-        """
-        info = dict(odoo.sql_db.connection_info_for(database or self._system)[1])
-        info["dbname"] = info.pop("database", None) or database or self._system
-        return info
-
-    def direct(self, told=None):
-        """libpq keywords of the listening connection, one dict a host, in the order to try.
-
-        :param tuple told: (host, port) that PostgreSQL told, if the host is to be "auto"
-        :raises Invalid: if the password file cannot be read any more
-        """
-        info = self.pooled()
-        info["dbname"] = self.values.get("db_name", info["dbname"])
-        for key in ("user", "password", "sslmode", "sslrootcert"):
-            if "db_" + key in self.values:
-                info[key] = self.values["db_" + key]
-        # Read each time: a mounted secret may be renewed while Odoo runs.
-        if "db_password_file" in self.values and "db_password" not in self.values:
-            info["password"] = _secret(self.values["db_password_file"])
-        hosts = self.values.get("db_host") or _listed(info.get("host"))
-        ports = self.values.get("db_port") or _listed(info.get("port"))
-        if self.auto and told:
-            hosts, ports = [told[0]], self.values.get("db_port") or [told[1]]
-        if len(ports) != len(hosts):
-            ports = ports[:1] * len(hosts)
-        return [dict(info, host=host, port=port) for host, port in zip(hosts, ports)]
-
-
-def _listed(value):
-    """Odoo's own ``db_host`` and ``db_port`` may be libpq's lists, too."""
-    return value.split(",") if isinstance(value, str) and "," in value else [value]
-
-
-def _configuration_file():
-    return config.get("config") or getattr(config, "rcfile", None) or "odoo.conf"
-
-
-def _secret(path):
-    try:
-        with open(path) as stream:
-            return stream.read().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise Invalid("the password file %s cannot be read: %s" % (path, exc))
-
-
-def system_database():
-    """The database that Odoo LISTENs and NOTIFYs in (a setting of Odoo's after series 19)."""
-    return config.get("db_system") or "postgres"

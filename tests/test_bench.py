@@ -26,7 +26,7 @@ def test_bench_quick(stack, tmp_path):
     assert set(figures.some("latency", "lost", 2)) == set(setups.SETUPS)
     for name in set(setups.SETUPS) - {"pooled", "floor"}:
         assert figures.median("latency", "p50", name, "1 client, idle") < 1000
-    # who hears nothing shows that the others' hearing is no accident
+    # who does not receive NOTIFYs shows that the others' hearing is no accident
     assert figures.median("latency", "lost", "pooled", "1 client, idle")
     for measure in PARTS:
         assert figures.metrics(measure), f"no figures of {measure}"

@@ -192,7 +192,7 @@ def test_auto(stack, odoo, bus, postgres, pgbouncer, way):
     try:
         server = odoo(direct=False, options={"imdispatcher_db_host": "auto"})
         client, sender = bus(server)
-        server.wait_log(rf"bus listener keeps (127.0.0.1|localhost):{postgres.port}/postgres")
+        server.wait_log(rf"bus listener is listening on (127.0.0.1|localhost):{postgres.port}/postgres")
         sender.send_orm("found")
         assert client.next().payload == "found"
         assert wait_listening(postgres, server, "bus")
@@ -207,7 +207,7 @@ def test_auto_where_the_address_does_not_lead(odoo, bus, postgres, pgbouncer):
     server = odoo(direct=False, options={"imdispatcher_db_host": "auto", "imdispatcher_db_port": pgbouncer.port,
                                          "imdispatcher_poll_seconds": 1})
     client, sender = bus(server)
-    server.wait_log("ERROR .*bus listener hears nothing", timeout=30)
+    server.wait_log("ERROR .*bus listener does not receive NOTIFYs", timeout=30)
     sender.send_orm("slowly")
     assert client.next(timeout=20).payload == "slowly"
     server.wait_log("bus listener lost its connection .* pooler that shares its connections", timeout=30)

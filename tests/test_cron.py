@@ -71,7 +71,7 @@ def test_frozen_proxy(trigger, server, proxy, stack):
     # degraded, not dark
     assert trigger() < 10.0
     proxy.heal()
-    server.wait_log("cron listener is back", since=since)
+    server.wait_log("cron listener is listening again", since=since)
     assert trigger() < QUICK
 
 

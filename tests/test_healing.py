@@ -88,7 +88,7 @@ def test_direct_path_down(flow, server, proxy, seconds=25):
     healed = time.monotonic()
     proxy.heal()
     assert flow.back_after(healed) < 1.0
-    server.wait_log("bus listener is back")
+    server.wait_log("bus listener is listening again")
     # instant again
     later = time.monotonic()
     flow.wait_received(4, since=later)
@@ -165,7 +165,7 @@ def test_dropping_path(stack, odoo, request):
             healed = time.monotonic()
             island.heal()
             assert flow.back_after(healed) < 1.0
-            server.wait_log("bus listener is back", since=since)
+            server.wait_log("bus listener is listening again", since=since)
             later = time.monotonic()
             flow.wait_received(4, since=later)
             assert flow.slowest(since=later) < 1.0
@@ -175,7 +175,7 @@ def test_dropping_path(stack, odoo, request):
 def test_notified_while_nobody_listened(stack, odoo, bus, proxy):
     """The catch-up alone finds it: no NOTIFY is sent for it, then or later, and the slow clock is set to a minute."""
     server = odoo(options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": proxy.port,
-                           "imdispatcher_poll_seconds": 60})
+                           "imdispatcher_poll_seconds": 45})
     client, sender = bus(server)
     wait_listening(stack.postgres, server, "bus")
     proxy.refuse()
@@ -183,14 +183,13 @@ def test_notified_while_nobody_listened(stack, odoo, bus, proxy):
     sender.insert("in the dark")
     proxy.heal()    # before the slow clock starts, a second after the loss
     assert client.next(timeout=10).payload == "in the dark"
-    server.wait_log(r"bus listener woke \d+ that waited")
+    server.wait_log(r"bus listener is listening again .* subscriber\(s\) woken")
 
 
-@pytest.mark.needs("message_type")      # before 15 the channels of these clients name no database
-def test_who_missed_something_is_woken_first(stack, odoo, bus, proxy):
-    """And everyone else after them, however long it takes: here one after the other."""
+def test_those_who_missed_something_are_woken(stack, odoo, bus, proxy):
+    """And nobody else: 8 of 81 subscribers, of whom each is woken once."""
     server = odoo(options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": proxy.port,
-                           "imdispatcher_poll_seconds": 60, "imdispatcher_wakeups_per_second": 1})
+                           "imdispatcher_poll_seconds": 45})
     client, sender = bus(server)
     with contextlib.ExitStack() as opened:
         crowd = [opened.enter_context(sender.session.subscribe([f"crowd-{number}"], last=client.last))
@@ -206,12 +205,6 @@ def test_who_missed_something_is_woken_first(stack, odoo, bus, proxy):
             sender.insert("in the dark")
         since = server.log_size()
         proxy.heal()
-        server.wait_log("bus listener is back", since=since)
-        began = time.monotonic()
-        server.wait_log(r"bus listener woke 81 that waited", since=since, timeout=60)
-        took = time.monotonic() - began
         for each in missed:
-            notification = each.next(timeout=5)
-            assert notification.payload == "in the dark"
-            # in a random order all of them would come in the first half once in 256 times
-            assert notification.at - began < took / 2
+            assert each.next(timeout=20).payload == "in the dark"
+        server.wait_log(r"bus listener is listening again .*; 8 subscriber\(s\) woken", since=since)

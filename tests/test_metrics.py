@@ -96,7 +96,7 @@ def test_on_loopback_by_itself(odoo, bus):
 def test_off_without_a_port(odoo, bus):
     server = odoo()
     bus(server)
-    server.wait_log("The bus listener is connected")
+    server.wait_log("The bus listener is listening on")
     assert "metrics" not in server.log_text().lower()
 
 

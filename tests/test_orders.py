@@ -93,7 +93,7 @@ def test_reload(stack, odoo):
         since = server.log_size()
         server.reload()
         server.wait_log("The listeners of the bus and of cron connect to", since=since)
-        server.wait_log("bus listener is connected", since=since)
+        server.wait_log("bus listener is listening", since=since)
         flow.wait_received(4)
         flow.check()
         assert "Traceback" not in server.log_text(since)

@@ -217,7 +217,7 @@ def test_a_role_that_may_only_listen(stack, odoo, bus, postgres, tmp_path):
         assert seen[pid][1:] == ("odoo_listener", direct(postgres, server, "bus")[0][1], "idle")
         arrives(client, sender)
         postgres.query("SELECT pg_terminate_backend(%s)", [pid])
-        server.wait_log("bus listener is back")
+        server.wait_log("bus listener is listening again")
         arrives(client, sender, "again")
         # full: the limit is named
         postgres.query("ALTER ROLE odoo_listener CONNECTION LIMIT 0")
@@ -384,7 +384,7 @@ def test_one_database_in_session_mode(odoo, bus, pgbouncer, postgres):
         pgbouncer.command("RECONNECT")
         server = odoo(direct=False, options=options("session-odoo-conf"))
         with Flow(server, pgbouncer, postgres) as flow:
-            server.wait_log(r"The bus listener is connected to .* as odoo \(through a pooler\)\.")
+            server.wait_log(r"The bus listener is listening on to .* as odoo \(through a pooler\)\.")
             flow.wait_received(4)
             assert flow.slowest() < IN_TIME
             pid, = wait_listening(postgres, server, "bus")
@@ -397,9 +397,9 @@ def test_one_database_in_session_mode(odoo, bus, pgbouncer, postgres):
             # the pooler's restart takes it along
             since = server.log_size()
             pgbouncer.restart()
-            server.wait_log("The bus listener is back", since=since)
+            server.wait_log("The bus listener is listening again", since=since)
             flow.check()
-        assert "hears nothing" not in server.log_text()
+        assert "does not receive NOTIFYs" not in server.log_text()
     finally:
         del pgbouncer.databases["postgres"]
         pgbouncer.reload()

@@ -55,16 +55,17 @@ def test_after_19(odoo, pgbouncer, postgres, system):
 
     pid, = wait_listening(postgres, server, "bus")
     assert postgres.query("SELECT datname FROM pg_stat_activity WHERE pid = %s", [pid]) == [(system,)]
-    # the first wake-up is the catch-up after the connect
-    server.wait_log("fetched for")
+    server.wait_log("bus listener is listening on")
     for _ in range(3):
         notified([["demo", "later"]], server.log_size())
     # what upstream's loop would fail on, and who is not here
     notified([["other", "later"], [], 5, ["demo", ["x"]], {"a": 1}, ["demo", "later"]], server.log_size())
     since = server.log_size()
+    postgres.query("INSERT INTO bus_bus (channel, create_date) VALUES (%s, timezone('UTC', now()))",
+                   [compact(["demo", "later"])], dbname="demo")
     postgres.query("SELECT pg_terminate_backend(%s)", [pid])
-    server.wait_log("bus listener is back", since=since)
-    server.wait_log("fetched for", since=since)     # the catch-up again
+    server.wait_log("bus listener is listening again", since=since)
+    server.wait_log("fetched for", since=since)     # the catch-up finds what nobody was notified of
     notified([["demo", "later"]], server.log_size())
     assert "Traceback" not in server.log_text()
 

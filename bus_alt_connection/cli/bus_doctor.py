@@ -43,10 +43,11 @@ class bus_doctor(Command):
         config._parse_config(others)
         initialize_sys_path()
 
-        from odoo.addons.bus_alt_connection import doctor, settings
+        from odoo.addons.bus_alt_connection import doctor
+        from odoo.addons.bus_alt_connection.settings import Settings
 
         results = []
-        for result in doctor.examine(settings.Settings()):
+        for result in doctor.examine(Settings.of_odoo()):
             results.append(result)
             if not options.json:
                 _print(_line(result, sys.stdout.isatty()))

@@ -1,5 +1,5 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""Installs the parts when the addon is loaded, and says so in one line.
+"""Puts the patches in place when the addon is loaded: all of them, or none.
 
 Never raises: an Odoo that it does not know keeps its own bus, and one error line says what is
 missing.
@@ -10,20 +10,29 @@ import logging
 import odoo
 from odoo import release
 
-from . import cron, dispatcher, health, link, metrics, routing
-from .settings import Invalid, Settings
+from . import cron, dispatcher, endpoints, health, metrics, routing
+from .errors import ConnectionLost
+from .settings import Settings
 
 _logger = logging.getLogger(__name__)
 
+PARTS = (dispatcher, cron, health, routing)
 
-def install():
-    """Put routing and healing in place in this process."""
-    settings = Settings()
+
+def post_load() -> None:
+    """Odoo calls this once in each server process, when the module is loaded server-wide."""
+    try:
+        _install()
+    except Exception:  # Odoo must start, whatever it is like
+        _logger.exception("Bus Alt Connection could not be put in place.")
+
+
+def _install() -> None:
+    settings = Settings.of_odoo()
     for problem in settings.problems:
         _logger.error("Wrong setting: %s", problem)
-    # The seam is put in place last, so that nothing is routed if anything is missing.
-    for part in (dispatcher, cron, routing):
-        missing = part.install()
+    for part in PARTS:
+        missing = part.missing()
         if missing:
             _logger.error(
                 "This Odoo %s has no %s where Bus Alt Connection looks for it. Its bus stays as"
@@ -32,18 +41,22 @@ def install():
                 missing,
             )
             return
-    missing = health.install()
-    if missing:
-        _logger.warning("No health route: this Odoo %s has no %s.", release.version, missing)
+    for part in PARTS:
+        part.install()
     if odoo.evented:
         metrics.serve()  # elsewhere with the first listener, which here awaits the first browser
+    _report(settings)
+
+
+def _report(settings: Settings) -> None:
     if settings.auto:
         _logger.info("The listeners of the bus and of cron ask PostgreSQL for its address (auto).")
         return
     try:
-        address = " or ".join(link.place(info) for info in settings.direct())
-    except Invalid as exc:
-        address = "nowhere yet: %s" % exc
+        address = " or ".join(map(endpoints.shown, endpoints.direct(settings)))
+    except ConnectionLost as exc:
+        _logger.info("The listeners of the bus and of cron connect to nothing yet: %s.", exc)
+        return
     if settings.configured:
         _logger.info("The listeners of the bus and of cron connect to %s.", address)
     else:

@@ -1,0 +1,178 @@
+# License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
+"""One direct connection's life as a listener, from LISTEN until it is lost.
+
+Two detectors find a loss, independent of each other: TCP (``keepalives*``, ``tcp_user_timeout``)
+and a heartbeat, a statement that asks which LISTENs stand. It takes no transaction id and wakes
+nobody, which a NOTIFY would: every listener of the database, up to PostgreSQL 18.
+"""
+
+import os
+import random
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from psycopg2 import extensions
+
+import odoo
+
+from . import endpoints
+from .connection import Connection
+from .errors import ConnectionLost
+from .settings import Settings
+from .tasks import Signal
+
+# On the server's side, so that a host that is gone does not keep its backend; a server that lacks
+# one of them is asked for the others.
+SERVER_SETTINGS = """
+SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES
+    ('idle_session_timeout', '0'), ('tcp_keepalives_idle', '{every}'),
+    ('tcp_keepalives_interval', '{every}'), ('tcp_keepalives_count', '3'),
+    ('tcp_user_timeout', '{timeout}')) AS wanted (name, value) USING (name)
+"""
+HEARTBEAT = "SELECT pg_listening_channels()"
+
+
+class Session:
+    """A connection that LISTENs.
+
+    :ivar host: where it goes, for people, and ``endpoint`` with what is known of the other side
+    :ivar replaceable: whether there are other endpoints to try
+    :ivar identity: which server and database that is, as ``endpoints.IDENTITY``
+    :ivar pooler: whether a pooler is in between
+    :ivar round_trip: seconds of the latest heartbeat, or None
+    """
+
+    def __init__(self, connection: Connection, settings: Settings, channels: List[str]) -> None:
+        """See ``open``."""
+        self._connection, self._settings, self._channels = connection, settings, channels
+        self.host = self.endpoint = endpoints.shown(connection.info)
+        self.replaceable = False
+        self.identity: tuple = ()
+        self.pooler = False
+        self.round_trip: Optional[float] = None
+        self.private = channels[0]
+        self._token = ""
+        self._proof = Signal()
+        self._rejected: Optional[ConnectionLost] = None
+        self._changed = Signal()
+
+    @classmethod
+    async def open(
+        cls, info: Dict[str, Any], settings: Settings, name: str, channels: List[str]
+    ) -> "Session":
+        """Connect and LISTEN.
+
+        :param name: the listener's
+        :param channels: a private one first
+        :raises ConnectionLost: if either cannot be done
+        """
+        timeout = settings.connect_timeout_seconds
+        every = settings.heartbeat_seconds
+        process = "evented" if odoo.evented else "odoo"
+        info = dict(
+            info,
+            application_name=f"bus_alt_connection {name} {process} {os.getpid()}",
+            keepalives=1,
+            keepalives_idle=max(1, int(every)),
+            keepalives_interval=max(1, int(every / 3)),
+            keepalives_count=3,
+        )
+        if extensions.libpq_version() >= 120000:
+            info["tcp_user_timeout"] = int(every * 1000)
+        connection = await Connection.open(info, timeout, timeout / 6)
+        session = cls(connection, settings, channels)
+        try:
+            await session._prepare()
+        except BaseException:  # also if the task is cancelled
+            connection.close()
+            raise
+        return session
+
+    async def _prepare(self) -> None:
+        sql = f"SELECT pg_backend_pid(), pg_is_in_recovery(), {endpoints.IDENTITY}"
+        pid, in_recovery, started, database = (await self._connection.query(sql))[0]
+        self.identity = (started, database)
+        if in_recovery:
+            raise ConnectionLost(
+                "the server is a standby (in recovery mode), where LISTEN is impossible"
+            )
+        # A pooler answers with a process id of its own making.
+        self.pooler = pid != self._connection.backend_pid
+        if not self.pooler:  # a pooler's connection is left as it is: others use it
+            every = max(1, int(self._settings.heartbeat_seconds))
+            await self._connection.query(
+                SERVER_SETTINGS.format(every=every, timeout=4000 * every)
+            )
+        listen = "".join(f"LISTEN {_quoted(channel)};" for channel in self._channels)
+        self._pid = (await self._connection.query(listen + "SELECT pg_backend_pid()"))[0][0]
+        self.endpoint += " (through a pooler)" if self.pooler else f" (backend pid {pid})"
+
+    async def serve(self, arrived: Callable[[Any], None]) -> None:
+        """Pass on what arrives, and see that heartbeats are answered.
+
+        :param arrived: called with each psycopg2 ``Notify`` of a channel but the private one
+        :raises ConnectionLost: once the connection is lost, or is rejected
+        """
+        every = self._settings.heartbeat_seconds
+        sent: Optional[float] = None
+        next_beat = time.monotonic() + every
+        while True:
+            due = next_beat if sent is None else sent + every
+            readable = await self._connection.wait(due - time.monotonic(), self._changed)
+            if self._rejected is not None:
+                raise self._rejected
+            # Read before judging: this process itself may have been stopped for a while.
+            if readable or await self._connection.wait(0):
+                self._receive(arrived)
+            elif sent is not None and time.monotonic() >= sent + every:
+                raise ConnectionLost(f"no heartbeat was answered within {every:g} s, the path is silent")
+            if sent is None and time.monotonic() >= next_beat:
+                sent = time.monotonic()
+                self._connection.send(HEARTBEAT)
+            if sent is not None and not self._connection.executing:
+                self._check_channels()
+                self.round_trip = time.monotonic() - sent
+                # With jitter, so that those who began together do not beat together.
+                sent, next_beat = None, time.monotonic() + every * random.uniform(0.9, 1.0)
+
+    def _receive(self, arrived: Callable[[Any], None]) -> None:
+        for notification in self._connection.receive():
+            if notification.channel != self.private:
+                arrived(notification)
+            elif notification.payload == self._token:
+                self._token = ""
+                self._proof.set()
+
+    def _check_channels(self) -> None:
+        standing = {channel for channel, in self._connection.result()}
+        missing = [channel for channel in self._channels if channel not in standing]
+        if missing:
+            raise ConnectionLost(f"the LISTEN was removed ({', '.join(missing)})")
+
+    def expect(self) -> str:
+        """A new token, to be sent on the private channel."""
+        self._token = f"{random.getrandbits(64):016x}"
+        return self._token
+
+    async def proved(self, timeout: float) -> bool:
+        """Whether the token arrives within `timeout` seconds."""
+        return not self._token or await self._proof.wait(timeout)
+
+    def reject(self, problem: ConnectionLost) -> None:
+        """Have ``serve`` end with this problem."""
+        self._rejected = problem
+        self._changed.set()
+
+    async def unlisten(self) -> None:
+        """Leave no LISTEN behind in the server connection that a pooler gives to others."""
+        sql = "".join(f"UNLISTEN {_quoted(channel)};" for channel in self._channels)
+        for _ in range(20):
+            if (await self._connection.query(sql + "SELECT pg_backend_pid()"))[0][0] == self._pid:
+                return
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _quoted(channel: str) -> str:
+    return '"' + channel.replace('"', '""') + '"'
