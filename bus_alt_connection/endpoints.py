@@ -68,7 +68,8 @@ def direct(settings: Settings, address: Optional[Tuple[str, int]] = None) -> Lis
     ):
         info[keyword] = values.get(setting, info.get(keyword))
     if "db_sslrootcert" in values:
-        info["sslrootcert"] = _root_certificate(values["db_sslrootcert"])
+        source = settings.sources["db_sslrootcert"]
+        info["sslrootcert"] = _root_certificate(values["db_sslrootcert"], source)
         if info["sslrootcert"] == "system":
             info["sslmode"] = values.get("db_sslmode", "verify-full")  # libpq allows nothing less
     # Read each time: a mounted secret may come later, or be renewed while Odoo runs.
@@ -112,7 +113,7 @@ def _listed(value: Any) -> List[Any]:
     return value.split(",") if isinstance(value, str) and "," in value else [value]
 
 
-def _root_certificate(path: str) -> str:
+def _root_certificate(path: str, source: str) -> str:
     if path == "system" and extensions.libpq_version() >= 160000:
         return path
     try:
@@ -123,8 +124,7 @@ def _root_certificate(path: str) -> str:
         if path == "system":
             right += "; system needs libpq 16 or later"
         raise ConnectionLost(
-            f"wrong setting: imdispatcher_db_sslrootcert is {path} ({exc.strerror}): it has to be"
-            f" {right}"
+            f"wrong setting: {source} is {path!r} ({exc.strerror}): it has to be {right}"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Optional
 import odoo.http
 
 from .listener import listeners
-from .state import LISTENING
+from .state import LISTENING, UNVERIFIED
 
 PATH = "/bus_alt_connection/health"
 STATUS_LINES = {"pass": "200 OK", "fail": "503 Service Unavailable"}
@@ -49,7 +49,10 @@ def health() -> Dict[str, str]:
     states = [listener.state for listener in listeners() if listener.subscribers.name == "bus"]
     for state in states:
         if state.phase != LISTENING:
-            cause = state.problem and state.problem.cause
+            # With a connection a problem of before is over, unless it is that nothing arrives on it.
+            cause = state.problem.cause if state.problem else None
+            if cause and state.endpoint and cause.name not in UNVERIFIED:
+                cause = None
             return {
                 "status": "fail",
                 "state": state.phase,

@@ -254,9 +254,10 @@ class Listener(threading.Thread):
         problem = errors.undelivered(
             session.endpoint, session.identity, notifying, session.pooler, self.PROOF_SECONDS
         )
-        if session.replaceable:
-            self._rejected = [host for host in self._rejected if host != session.host]
-            self._rejected.append(session.host)
+        untried = session.replaceable and session.host not in self._rejected
+        self._rejected = [host for host in self._rejected if host != session.host]
+        self._rejected.append(session.host)
+        if untried:
             problem.cause = problem.cause._replace(
                 level=logging.WARNING, slow=False, remedy="Trying the next endpoint."
             )

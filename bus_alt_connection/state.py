@@ -106,7 +106,7 @@ class StateLog:
 
     def _log_problem(self, before: State, problem: ConnectionLost) -> None:
         cause = problem.cause
-        if not self._throttle.due(cause.name):
+        if not self._throttle.due(f"{cause.name}, {cause.level}"):
             return
         self._return_due = True
         polling = f"olling every {self._poll_seconds:g} s."

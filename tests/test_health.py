@@ -9,8 +9,8 @@ from stack.listeners import wait_listening
 from stack.process import wait_until
 
 ROUTE = "/bus_alt_connection/health"
-PASS = (200, {"status": "pass"})
-NONE_HERE = (200, {"status": "pass", "output": "no listener here"})
+PASS = (200, {"status": "pass", "state": "listening"})
+NONE_HERE = (200, {"status": "pass", "state": "no listener here"})
 QUICK = 0.05        # seconds: a database would take longer to be found away
 
 
@@ -70,7 +70,7 @@ def test_connected_is_not_enough(odoo, bus, postgres, pgbouncer):
         postgres.query("SELECT pg_terminate_backend(%s)", [pid])
         wait_until(lambda: wait_listening(postgres, server, "bus") != [pid], 20, "the listener does not come back")
         status, said = ask(server.url)
-        assert (status, said["status"], said["cause"]) == (503, "fail", "unproven")
+        assert (status, said["status"], said["cause"]) == (503, "fail", "unverified")
     finally:
         pgbouncer.command("RESUME")
     wait_health(server.url, PASS)

@@ -4,6 +4,7 @@ It has that module's shape as far as it can be seen from outside: the class and 
 database it listens in, and that a worker of its own fetches what the loop queues. Nothing else of it is here.
 """
 import collections
+import contextlib
 import json
 import logging
 import queue
@@ -63,7 +64,8 @@ class BusDispatcher(threading.Thread):
                 connection.poll()
                 while connection.notifies:
                     for channel in json.loads(connection.notifies.pop().payload):
-                        self._notified(tuple(channel))
+                        with contextlib.suppress(IndexError, TypeError):    # as there
+                            self._notified((channel[0], *channel[1:]))
 
     def _notified(self, channel):
         with self._lock_by_dbname[channel[0]]:
