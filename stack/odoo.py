@@ -157,14 +157,6 @@ class Odoo(Program):
         """Ask for what an administrator's reload asks for; wait_log tells when it is done."""
         self.signal(signal.SIGHUP)
 
-    def log_text(self, since=0):
-        with open(self.log, "rb") as log:
-            log.seek(since)
-            return log.read().decode(errors="replace")
-
-    def log_size(self):
-        return self.log.stat().st_size if self.log.exists() else 0
-
     def wait_log(self, pattern, timeout=30, since=0):
         """The first match in the log beyond `since` bytes (see log_size), awaited."""
         found = []

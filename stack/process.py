@@ -9,6 +9,8 @@ from pathlib import Path
 from .machine import StackError
 
 GIVEN = set()
+PROGRAMS = []       # every Program that was launched; whoever reads it may take out those that do not run any more
+KEPT = 100_000      # bytes of a log that can be read when its file is gone
 
 
 def free_port():
@@ -53,6 +55,7 @@ class Program:
         self.log = Path(log)
         self.run_as = run_as
         self.process = None
+        self.kept = (0, b"")        # from which byte on, the end of the log
 
     @property
     def running(self):
@@ -69,6 +72,8 @@ class Program:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([str(part) for part in command], env=env, cwd=cwd, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, start_new_session=True, **user)
+        if self not in PROGRAMS:
+            PROGRAMS.append(self)
 
     def signal(self, number):
         if self.running:
@@ -104,6 +109,24 @@ class Program:
                 pass
         self.process.wait()
         self.process = None
+        since = max(0, self.log_size() - KEPT)
+        self.kept = since, self.log_bytes(since)
+
+    def log_size(self):
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def log_text(self, since=0):
+        """The log beyond `since` bytes, also after the program was ended and its folder removed."""
+        return self.log_bytes(since).decode(errors="replace")
+
+    def log_bytes(self, since):
+        try:
+            with open(self.log, "rb") as log:
+                log.seek(since)
+                return log.read()
+        except FileNotFoundError:
+            begin, text = self.kept
+            return text[max(0, since - begin):]
 
     def last_lines(self, count=3):
         try:

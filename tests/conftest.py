@@ -16,6 +16,7 @@ from stack.faults import Proxy
 from stack.machine import PACKAGES, Unavailable
 from stack.series import Series
 
+pytest_plugins = ["running"]
 NAMES = itertools.count(1)
 
 
@@ -97,7 +98,7 @@ def pgbouncer(stack):
 
 
 class Servers:
-    """Starts Odoos and ends them; a failed test's log is shown."""
+    """Starts Odoos and ends them."""
 
     def __init__(self, stack):
         self.stack = stack
@@ -167,21 +168,3 @@ def bus(request):
     yield open_bus
     for thing in opened:
         thing.close()
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    """Show the end of the log of each server that a failed test used."""
-    report = (yield).get_result()
-    if report.failed:
-        for odoo in servers_of(item):
-            if odoo.log.exists():
-                report.sections.append((f"log of {odoo.folder.name}", "\n".join(
-                    odoo.log_text().splitlines()[-60:])))
-
-
-def servers_of(item):
-    funcargs = getattr(item, "funcargs", {})
-    if "serving" in funcargs:
-        yield funcargs["serving"]
-    yield from getattr(funcargs.get("odoo"), "started", ())
