@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import weakref
-from typing import Any, Dict, List, Optional
+from typing import Any, Awaitable, Dict, List, Optional
 
 from . import endpoints, errors, state
 from .backoff import Backoff, Throttle
@@ -48,6 +48,7 @@ class Listener(threading.Thread):
     PROOF_SECONDS = 3.0  # how long a NOTIFY may take from the pooled path to here
     CHECK_SECONDS = (15, 25)  # between questions whether the pooled path leads where it did
     LOOK_SECONDS = (15, 20)  # between looks at the table while LISTENING
+    PAUSE_SECONDS = 0.05  # between looks, at least
     GRACE_SECONDS = 1.0  # after a loss until the first poll: most losses are over before
 
     def __init__(self, subscribers: Any, settings: Optional[Settings] = None) -> None:
@@ -227,9 +228,8 @@ class Listener(threading.Thread):
             try:
                 await self._verify(session)
                 self.enter(CATCHING_UP)
-                self.recovery.trigger_jobs()
                 lost_at = self.state.lost_at or time.monotonic()
-                await self.recovery.look(tasks, True, time.monotonic() - lost_at)
+                await self.recovery.catch_up(tasks, time.monotonic() - lost_at)
                 self._rejected = [host for host in self._rejected if host != session.host]
                 self.enter(LISTENING)
                 await self._watch(session)
@@ -301,18 +301,21 @@ class Listener(threading.Thread):
                 await self._changed.wait(due - now)
                 continue
             again_at = now + self.settings.poll_seconds
-            try:
-                if not listening:
-                    self.recovery.poll_jobs()
-                    await self.recovery.look(tasks, True, now - current.lost_at)
-                elif now >= self.recovery.looked_at + pause:
-                    await self.recovery.look(tasks, at_once=False)
-                    pause = random.uniform(*self.LOOK_SECONDS)
-                else:
-                    await self.recovery.look_again(tasks)
-            except Exception:  # a defect of this addon must not silence the bus
-                self._defect()
-                await sleep(1)
+            if not listening:
+                look = self.recovery.poll(tasks, now - current.lost_at)
+            elif now >= self.recovery.looked_at + pause:
+                look = self.recovery.look(tasks)
+                pause = random.uniform(*self.LOOK_SECONDS)
+            else:
+                look = self.recovery.look_again(tasks)
+            tasks.start(self._guarded(look))  # not awaited: a database may take long to answer
+            await sleep(self.PAUSE_SECONDS)
+
+    async def _guarded(self, look: Awaitable) -> None:
+        try:
+            await look
+        except Exception:  # a defect of this addon must not silence the bus
+            self._defect()
 
     def _defect(self) -> None:
         if self._throttle.due("defect"):

@@ -8,7 +8,7 @@ what a look believes: while NOTIFYs arrive, a row is given the time until the ne
 
 import logging
 import time
-from typing import Any, Callable, Dict, Hashable, List, Optional, Set, Tuple
+from typing import AbstractSet, Any, Callable, Dict, Hashable, List, Optional, Set, Tuple
 
 from . import endpoints
 from .backoff import Throttle
@@ -110,6 +110,7 @@ class Recovery:
         self._throttle = Throttle()
         self._skipped = self._quiet = 0
         self.unanswered: Set[str] = set()  # databases whose latest look failed
+        self._busy: Set[str] = set()  # databases that are looked at now
         self.looked_at = time.monotonic()  # when the latest look began
         self.woken = 0
         self._look_back = 0.0  # seconds, of the first look at a database
@@ -145,12 +146,27 @@ class Recovery:
 
     # -- look ---------------------------------------------------------------------------------
 
-    async def look(self, tasks: Tasks, at_once: bool, lost_for: float = 0.0) -> None:
-        """Look for rows that subscribers lack, in all databases that have some, and wake them.
+    async def catch_up(self, tasks: Tasks, lost_for: float) -> None:
+        """Trigger the jobs, and look at all databases.
 
         :param tasks: runs this
+        :param lost_for: seconds since the listener was listening
+        """
+        self.trigger_jobs()
+        await self.look(tasks, True, lost_for, set())
+
+    async def poll(self, tasks: Tasks, lost_for: float) -> None:
+        """The same while the listener is not listening; a database that was not done is left out."""
+        self.poll_jobs()
+        await self.look(tasks, True, lost_for, set(self._busy))
+
+    async def look(
+        self, tasks: Tasks, at_once: bool = False, lost_for: float = 0.0, busy: AbstractSet = frozenset()
+    ) -> None:
+        """Look for rows that subscribers lack, in all databases that have some, and wake them.
+
         :param at_once: do not wait for the NOTIFY of a row: the listener is not listening
-        :param lost_for: seconds since it was
+        :param busy: databases to leave out
         """
         self._look_back = self.LOOK_BACK_SECONDS + lost_for
         self.looked_at = time.monotonic()
@@ -159,17 +175,21 @@ class Recovery:
         databases = set(self._subscribers.databases())
         for known in set(self._windows) - databases:
             self._forget(known)
-        await self._look_at_all(tasks, databases, at_once)
+        await self._look_at_all(tasks, databases - busy, at_once)
         long_ago = time.monotonic() - 10 * self.LOOK_BACK_SECONDS
         self._heard = {channel: at for channel, at in self._heard.items() if at > long_ago}
 
     async def look_again(self, tasks: Tasks) -> None:
         """Look at the databases that did not answer."""
-        await self._look_at_all(tasks, set(self.unanswered), True)
+        await self._look_at_all(tasks, self.unanswered - self._busy, True)
 
     async def _look_at_all(self, tasks: Tasks, databases: Set[str], at_once: bool) -> None:
         async def look_at(database: str) -> None:
-            await self._look_at(database, at_once)
+            self._busy.add(database)
+            try:
+                await self._look_at(database, at_once)
+            finally:
+                self._busy.discard(database)
 
         # Those that answered the last time go first, so that the others hold up nobody.
         order = sorted(databases, key=lambda database: database in self.unanswered)
