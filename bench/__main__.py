@@ -11,11 +11,11 @@ from pathlib import Path
 from stack import Stack, StackError, say
 from stack.client import OdooError
 
-from . import connections, growth, latency, reconnect, report, startup, throughput
+from . import audience, connections, growth, latency, listeners, reconnect, report, startup, throughput
 from .setups import DATABASE, SETUPS, Lab, versions
 
-PARTS = {"latency": latency, "throughput": throughput, "growth": growth, "connections": connections,
-         "startup": startup, "reconnect": reconnect}
+PARTS = {"latency": latency, "throughput": throughput, "growth": growth, "audience": audience,
+         "connections": connections, "listeners": listeners, "startup": startup, "reconnect": reconnect}
 LAB = {latency, throughput}         # take turns on servers that all run; the others start their own, one at a time
 DEAF = {"pooled"}                   # hears nothing, which is what it takes part for
 

@@ -1,0 +1,68 @@
+"""What a message costs the process that serves websockets when thousands wait on its channel, and what is added."""
+import time
+
+from stack.process import wait_until
+
+from .clients import Sender, Swarm
+from .report import Result
+from .setups import DATABASE, SETUPS, cpu, evented, start
+
+TITLE = "One channel, many clients"
+NOTE = ("So many clients are subscribed to one channel, and every ten seconds it gets a message. Each client that is "
+        "woken queries the table of notifications once, which is what the time is spent on; this addon looks at the "
+        "table by itself as well, for rows of which nobody was notified, and must wake nobody who was. CPU is that of "
+        "the process that serves them, in all; a look at the table is counted by PostgreSQL, whoever looks.")
+PLOTS = []
+NAMES = ["direct", "addon"]
+EVERY = 10          # seconds
+SCANS = "SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'bus_bus'"
+
+
+def run(lab, quick):
+    clients, messages = (100, 2) if quick else (5000, 7)
+    for name in NAMES:
+        odoo = start(lab.stack, name)
+        try:
+            yield from heard(lab.stack, name, odoo, clients, messages)
+        finally:
+            odoo.kill()
+
+
+def heard(stack, name, odoo, clients, messages):
+    case, channel = f"{clients} clients", f"audience-{time.monotonic_ns()}"
+    pooled = SETUPS[name].pooler is not None
+    pooler = stack.pgbouncer if pooled else stack.postgres
+    with Sender(pooler, DATABASE) as sender:
+        first, = sender.insert([channel])
+    with Swarm(odoo, DATABASE, clients, lambda _: [channel], last=first) as swarm:
+        swarm.settle(60)
+        looks = scans(stack, pooled)
+        with Sender(pooler, DATABASE) as sender:
+            pid = evented(odoo)
+            began, used = time.monotonic(), cpu(pid)
+            for number in range(messages):
+                sent, = sender.insert([channel])
+                sender.notify([f"[{sender.wire(channel)}]"])
+                if not swarm.wait(sent, EVERY * 3):
+                    break
+                time.sleep(max(0.0, began + (number + 1) * EVERY - time.monotonic()))
+            span, used = time.monotonic() - began, cpu(pid) - used
+        looks = scans(stack, pooled) - looks
+        arrived = sum(len(client.received) for client in swarm.clients)
+    yield Result("audience", case, name, "lost", "", clients * messages - arrived)
+    yield Result("audience", case, name, "CPU", "% of a core", 100 * used / span)
+    yield Result("audience", case, name, "CPU a message", "ms", 1000 * used / messages)
+    yield Result("audience", case, name, "looks at the table for each message and client", "", looks / arrived)
+
+
+def scans(stack, pooled):
+    """How often the table was looked at up to now. A backend tells it when it ends, so all that are idle are ended."""
+    pids = [pid for pid, in stack.postgres.query(
+        "SELECT pid FROM pg_stat_activity WHERE datname = %s AND state = 'idle'", [DATABASE])]
+    if pooled:
+        stack.pgbouncer.command("RECONNECT")        # the pooler must not hand out one that is about to end
+    else:
+        stack.postgres.query("SELECT pg_terminate_backend(pid) FROM unnest(%s) pid", [pids])
+    wait_until(lambda: not stack.postgres.query("SELECT 1 FROM pg_stat_activity WHERE pid = ANY(%s)", [pids]), 30,
+               "idle backends do not end")
+    return stack.postgres.query(SCANS, dbname=DATABASE)[0][0]

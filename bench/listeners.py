@@ -1,0 +1,144 @@
+"""What listeners cost that hear nothing, and how that grows with their number."""
+import re
+import time
+from pathlib import Path
+
+from stack.pgbouncer import PgBouncer
+from stack.postgres import ODOO_USER, Postgres
+from stack.process import Program, children, wait_until
+
+from .report import Result
+from .setups import DATABASE, cpu
+
+TITLE = "Idle listeners"
+NOTE = ("So many listeners on one PostgreSQL, and nothing is sent: this addon's own code in a few processes with no "
+        "Odoo around it, each with one client that waits; and beside them what Odoo's own listeners are, "
+        "connections that LISTEN and are waited for. CPU is that of all processes of PostgreSQL, and of the pooler; a "
+        "wake-up is one of a backend's. It is linear growth that counts: up to PostgreSQL 18 a NOTIFY wakes every "
+        "listener of its database, so that who proves a connection by one costs the square of their number.")
+PLOTS = ["PostgreSQL's CPU"]
+NAMES = ["direct", "addon"]
+PROCESSES = 4
+TABLE = ("CREATE TABLE bus_bus (id serial PRIMARY KEY, create_uid int, create_date timestamp, write_uid int,"
+         " write_date timestamp, channel varchar, message varchar)")
+
+
+class Listeners(Program):
+    """A process with so many of them."""
+
+    def __init__(self, server, kind, count, conf, folder):
+        super().__init__(f"{count} listeners", folder / f"{kind}-{time.monotonic_ns()}.log")
+        self.server, self.kind, self.count, self.conf, self.folder = server, kind, count, conf, folder
+
+    def start(self):
+        command = [self.server.source.command[0], Path(__file__).with_name("listening.py"), self.kind, self.count]
+        self.launch([*command, self.conf], self.server.env(), self.folder)
+        return self
+
+    @property
+    def listening(self):
+        """How many of them listen."""
+        numbers = re.findall(r"^\d+$", self.log.read_text(), re.M)
+        return int(numbers[-1]) if numbers else 0
+
+
+def run(lab, quick):
+    counts, seconds = ([5, 20], 10) if quick else ([10, 100, 300, 1000], 30)
+    stack = lab.stack
+    postgres = stack.add(Postgres(stack.machine, stack.folder / f"listeners-{time.monotonic_ns()}"))
+    postgres.init()
+    postgres.stop()
+    # nothing of its own meanwhile: what is counted is the listeners'
+    postgres.start(max_connections=counts[-1] + 200, autovacuum="off")
+    postgres.query(f"CREATE DATABASE {DATABASE} OWNER {ODOO_USER}")
+    connection = postgres.connect(DATABASE, user=ODOO_USER)
+    connection.cursor().execute(TABLE)
+    connection.close()
+    # a kept connection each, on which it is asked where the pooler leads to
+    pooler = stack.add(PgBouncer(stack.machine, postgres.folder / "pooler", postgres,
+                                 settings={"max_client_conn": 3 * counts[-1] + 100}))
+    pooler.start()
+    try:
+        for count in counts:
+            for name in NAMES:
+                yield from idle(stack, postgres, pooler, name, count, seconds if name == "addon" else seconds / 3)
+    finally:
+        pooler.end_by_force()
+        postgres.end_by_force()
+
+
+def idle(stack, postgres, pooler, name, count, seconds):
+    """What `count` listeners cost in so many seconds."""
+    server = stack.odoo(name=f"listeners-{name}-{time.monotonic_ns()}")     # never started: its odoo.conf is used
+    server.db_host, server.db_port, server.password = pooler.host, pooler.port, postgres.odoo_password
+    server.direct_host, server.direct_port = postgres.host, postgres.port
+    conf = server.config()
+    processes = min(PROCESSES, count)
+    shares = [count // processes + (index < count % processes) for index in range(processes)]
+    started = [stack.add(Listeners(server, name, share, conf, server.folder)).start() for share in shares]
+    try:
+        wait_until(lambda: sum(each.listening for each in started) == count, 180,
+                   lambda: f"{sum(each.listening for each in started)} of {count} listen: {started[0].last_lines()}")
+        settle(postgres, pooler)
+        before = Sample(postgres, pooler, started)
+        time.sleep(seconds)         # the span that is measured
+        after = Sample(postgres, pooler, started)
+    finally:
+        for each in started:
+            each.end_by_force()
+        pooler.restart()        # who comes next finds nothing open
+        wait_until(lambda: not backends(postgres), 60, "backends of listeners that have ended do not go away")
+    case, span = f"{count} listeners", after.at - before.at
+    yield Result("listeners", case, name, "PostgreSQL's CPU", "% of a core", 100 * after.less(before, "server") / span)
+    yield Result("listeners", case, name, "wake-ups", "a second", after.less(before, "wakeups") / span)
+    yield Result("listeners", case, name, "transaction ids", "a minute", 60 * after.less(before, "ids") / span)
+    yield Result("listeners", case, name, "the pooler's CPU", "% of a core", 100 * after.less(before, "pooler") / span)
+    yield Result("listeners", case, name, "their own CPU, each", "% of a core",
+                 100 * after.less(before, "own") / span / count)
+
+
+def settle(postgres, pooler, timeout=60):
+    """Wait until what a start costs is over: the CPU of a second is about that of the one before."""
+    spans = [1e9]
+
+    def even():
+        before = Sample(postgres, pooler, ())
+        time.sleep(1)
+        spans.append(Sample(postgres, pooler, ()).less(before, "server"))
+        return spans[-1] > 0.8 * spans[-2] - 0.005
+    wait_until(even, timeout, "PostgreSQL does not come to rest")
+
+
+def backends(postgres):
+    """The processes of PostgreSQL's that serve a listener, or the pooler."""
+    return [pid for pid, in postgres.query("SELECT pid FROM pg_stat_activity WHERE usename = %s", [ODOO_USER])]
+
+
+class Sample:
+    """What was used up to now. Processes that are gone at the second look count for nothing."""
+
+    def __init__(self, postgres, pooler, started):
+        self.ids = {0: postgres.query("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")[0][0]}
+        self.at = time.monotonic()
+        self.server = {pid: alive(cpu, pid) for pid in [postgres.pid, *children(postgres.pid)]}
+        self.wakeups = {pid: alive(switches, pid) for pid in backends(postgres)}
+        self.pooler = {pooler.pid: cpu(pooler.pid)}
+        self.own = {each.pid: cpu(each.pid) for each in started}
+
+    def less(self, before, what):
+        now, then = getattr(self, what), getattr(before, what)
+        return sum(value - then.get(key, 0) for key, value in now.items() if key in then)
+
+
+def switches(pid):
+    """How often a process went to sleep, and so how often it was woken."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.M)[1])
+
+
+def alive(measure, pid):
+    """What a process has used; nothing, if it has ended meanwhile."""
+    try:
+        return measure(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0

@@ -1,0 +1,81 @@
+"""Many listeners in one process, without an Odoo around them: `listening.py addon|direct COUNT ODOO.CONF`.
+
+Prints how many of them listen, whenever that changes. `addon`: the addon's own. `direct`: connections that LISTEN and
+are waited for, which is all that Odoo's own listeners do while nothing comes.
+"""
+import resource
+import selectors
+import sys
+import time
+
+import psycopg2
+
+from odoo.modules.module import initialize_sys_path
+from odoo.tools import config
+
+DATABASE = "demo"
+
+
+def addon():
+    """Start one of the addon's listeners: a function that says whether it listens."""
+    from odoo.addons.bus_alt_connection import status
+    from odoo.addons.bus_alt_connection.listener import Listener
+    one = Listener(Subscribers())
+    one.listen("imbus")
+    one.begin()
+    return lambda: status.listening(one)
+
+
+class Subscribers:
+    """A bus that one client waits on, of the kind that `dispatcher` makes of upstream's."""
+
+    name, table = "bus", "bus_bus"
+
+    @staticmethod
+    def waiting():
+        return {DATABASE: {int: [(DATABASE, "nobody")]}}       # calling it does nothing
+
+    @staticmethod
+    def keys(channels):
+        return set()
+
+    @staticmethod
+    def accept(payload):
+        return None
+
+
+def many(count):
+    """Addon's listeners, until the process ends."""
+    initialize_sys_path()
+    asked = [addon() for _ in range(count)]
+    before = None
+    while True:
+        now = sum(listens() for listens in asked)
+        if now != before:
+            print(now, flush=True)
+        before = now
+        time.sleep(0.2)
+
+
+def bare(count):
+    with selectors.DefaultSelector() as selector:
+        for _ in range(count):
+            connection = psycopg2.connect(
+                host=config["imdispatcher_db_host"], port=config["imdispatcher_db_port"], dbname="postgres",
+                user=config["db_user"], password=config["db_password"])
+            connection.autocommit = True
+            connection.cursor().execute("LISTEN imbus")
+            selector.register(connection, selectors.EVENT_READ)
+        print(count, flush=True)
+        while True:
+            for key, _ in selector.select():
+                key.fileobj.poll()
+                del key.fileobj.notifies[:]
+
+
+if __name__ == "__main__":
+    kind, number, conf = sys.argv[1:]
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    config.parse_config(["-c", conf])
+    {"addon": many, "direct": bare}[kind](int(number))

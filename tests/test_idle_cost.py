@@ -1,0 +1,48 @@
+"""A listener that hears nothing costs PostgreSQL nothing but a look at its connection: no transaction id, no NOTIFY."""
+import itertools
+
+import pytest
+
+from stack.listeners import wait_listening
+from stack.process import wait_until
+from stack.state import pass_seconds, wait_healthy
+
+NAMES = itertools.count(1)
+IDLE = 60       # seconds
+NEXT_ID = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"       # takes none itself
+
+
+@pytest.fixture
+def quiet(stack):
+    """A database in which no job of Odoo's is due, on a server that does nothing by itself."""
+    name = stack.database(f"quiet{next(NAMES)}")
+    stack.postgres.query("UPDATE ir_cron SET nextcall = '2100-01-01'", dbname=name)
+    stack.postgres.query("ALTER SYSTEM SET autovacuum = off")
+    stack.postgres.query("SELECT pg_reload_conf()")
+    yield name
+    stack.postgres.query("ALTER SYSTEM RESET autovacuum")
+    stack.postgres.query("SELECT pg_reload_conf()")
+    stack.postgres.query(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
+def test_no_transaction_id(stack, odoo, bus, facts, quiet, workers, record_property):
+    """All checks together, the look at the table of notifications too: one Odoo with its bus, and cron if it has."""
+    server = odoo(quiet, workers=workers)
+    bus(server, quiet)
+    wait_listening(stack.postgres, server, "bus")
+    if facts.cron_listeners:
+        wait_listening(stack.postgres, server, "cron")
+    wait_healthy(server)
+    stack.postgres.query("CHECKPOINT")
+
+    def rests():
+        before = stack.postgres.query(NEXT_ID)
+        pass_seconds(2)         # what the start-up of Odoo had to write
+        return stack.postgres.query(NEXT_ID) == before
+    wait_until(rests, 40, "PostgreSQL does not come to rest: someone takes transaction ids all the time")
+    before = stack.postgres.query(NEXT_ID)[0][0]
+    pass_seconds(IDLE)
+    taken = stack.postgres.query(NEXT_ID)[0][0] - before
+    record_property("transaction ids a minute", taken)
+    assert not taken
