@@ -1,0 +1,171 @@
+"""Polling and the catch-up find what they have to, whatever else is broken at the same time.
+
+The rows of these tests are committed and nobody is notified: only recovery can find them.
+"""
+import contextlib
+import itertools
+import time
+
+import pytest
+
+from stack.client import Sender, Session
+from stack.faults import Proxy
+from stack.listeners import wait_listening
+from stack.state import DEGRADED, pass_seconds, wait_failing, wait_healthy
+
+NAMES = itertools.count(1)
+POLLED = DEGRADED + 2.0     # seconds: two polls, and the way to a client
+
+
+def gets(client, payload, timeout=POLLED):
+    notification = client.next(timeout=timeout)
+    assert notification, f"{payload!r} did not come within {timeout} s"
+    assert notification.payload == payload
+
+
+def test_rows_that_no_question_could_see(stack, bus, server, proxy):
+    """Both paths are dark, rows are committed, and then the pooled path is back alone.
+
+    The first good answer of the pooled path has them already: nothing in the table is new from there on.
+    """
+    client, sender = bus(server)
+    # one that has received nothing: Odoo shows it the last 50 s only, so it must be woken soon
+    fresh = sender.session.subscribe([f"{sender.channel}-fresh"]).wait_subscribed()
+    own = Sender(sender.session, stack.postgres, sender.channel)
+    fresh_own = Sender(sender.session, stack.postgres, fresh.channels[0])
+    try:
+        wait_listening(stack.postgres, server, "bus")
+        wait_healthy(server)
+        sender.close()
+        proxy.refuse()
+        stack.pgbouncer.stop()
+        wait_failing(server)
+        pass_seconds(3)         # the first question is asked, and gets no answer
+        own.insert("in the dark")
+        fresh_own.insert("in the dark, too")
+        stack.pgbouncer.start()
+        event = time.monotonic()
+        gets(client, "in the dark", timeout=15)
+        gets(fresh, "in the dark, too", timeout=max(1.0, event + 15 - time.monotonic()))
+    finally:
+        stack.pgbouncer.running or stack.pgbouncer.start()
+        proxy.heal()
+        for each in (own, fresh_own, fresh):
+            each.close()
+
+
+@contextlib.contextmanager
+def clients(stack, server, *databases):
+    """A client and a sender in each database, in this order: {database: (client, sender)}."""
+    with contextlib.ExitStack() as opened:
+        found = {}
+        for name in databases:
+            session = Session(server, name)
+            sender = Sender(session, stack.postgres, f"recovery-{time.monotonic_ns()}")
+            last = sender.insert("seen before")
+            client = opened.enter_context(session.subscribe([sender.channel], last=last))
+            found[name] = client.wait_subscribed(), sender
+            opened.callback(sender.close)
+        yield found
+
+
+@pytest.fixture
+def second(stack):
+    """The name of another database with an Odoo in it, which is gone after the test."""
+    name = stack.database(f"second{next(NAMES)}")
+    yield name
+    stack.postgres.query(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def serve(odoo, proxy, databases, **options):
+    return odoo(",".join(databases), options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": proxy.port,
+                                              "max_cron_threads": 0, **options})
+
+
+@pytest.mark.parametrize("channel", [None, "not JSON", "[" * 3000, '{"a": 1}', "7"])
+def test_a_channel_that_cannot_be_read(stack, odoo, proxy, second, channel):
+    """It costs neither what comes with it nor what comes behind, in its database and in the next."""
+    server = serve(odoo, proxy, ["demo", second])
+    with clients(stack, server, "demo", second) as found:
+        wait_listening(stack.postgres, server, "bus")
+        proxy.refuse()
+        try:
+            wait_failing(server)
+            pass_seconds(DEGRADED)
+            for number in range(2):
+                for name, (_, sender) in found.items():
+                    stack.postgres.query(
+                        "INSERT INTO bus_bus (channel, message, create_date)"
+                        " VALUES (%s, '1', now() AT TIME ZONE 'UTC')", [channel], dbname=name)
+                    sender.insert(number)
+                for client, _ in found.values():
+                    gets(client, number)
+        finally:
+            proxy.heal()
+
+
+@pytest.fixture
+def unresponsive(stack, second):
+    """A database that the pooler reaches by a way of its own, which can be frozen: (its name, its proxy)."""
+    proxy = Proxy((stack.postgres.host, stack.postgres.port))
+    stack.pgbouncer.databases[second] = f"host={proxy.host} port={proxy.port}"
+    stack.pgbouncer.reload()
+    stack.pgbouncer.command("RECONNECT")
+    yield second, proxy
+    del stack.pgbouncer.databases[second]
+    proxy.heal()
+    proxy.cut()
+    stack.pgbouncer.reload()
+    stack.pgbouncer.command("RECONNECT")
+    proxy.close()
+
+
+def test_one_database_that_does_not_answer(stack, odoo, proxy, unresponsive):
+    """The others' messages come as ever, while it is polled and when the bus catches up."""
+    name, way = unresponsive
+    # the two times that an answer may take, long: who asks one after the other holds up the others so long
+    server = serve(odoo, proxy, [name, "demo"], imdispatcher_connect_timeout_seconds=20,
+                   imdispatcher_heartbeat_seconds=20)
+    with clients(stack, server, name, "demo") as found:
+        client, sender = found["demo"]
+        wait_listening(stack.postgres, server, "bus")
+        wait_healthy(server)
+        way.freeze()
+        proxy.refuse()
+        try:
+            wait_failing(server)
+            pass_seconds(3)         # polling has begun
+            for number in range(4):
+                sender.insert(number)
+                gets(client, number)
+            sender.insert("in the dark")
+            proxy.heal()
+            gets(client, "in the dark")
+            # and its own when it answers again
+            found[name][1].insert("at last")
+            way.heal()
+            gets(found[name][0], "at last", timeout=30)
+        finally:
+            way.heal()
+            proxy.heal()
+
+
+def test_a_database_that_was_dropped(stack, odoo, proxy, second):
+    """Its clients are still there when the bus catches up, which does not wait for them."""
+    server = serve(odoo, proxy, [second, "demo"])
+    with clients(stack, server, second, "demo") as found:
+        client, sender = found["demo"]
+        wait_listening(stack.postgres, server, "bus")
+        wait_healthy(server)
+        proxy.refuse()
+        try:
+            wait_failing(server)
+            found[second][1].close()
+            stack.postgres.query(f"DROP DATABASE {second} WITH (FORCE)")
+            sender.insert("in the dark")
+            since = server.log_size()
+        finally:
+            proxy.heal()
+        server.wait_log("The bus listener is listening again on ", timeout=DEGRADED, since=since)
+        gets(client, "in the dark", timeout=5)
+        assert wait_healthy(server)["state"] == "listening"
