@@ -17,6 +17,7 @@ FACTS = {
     "client": {12: "LongPolling", 16: "WebSocket"},
     # from Python: the method of bus.bus, and what it is given before the message
     "send": {12: "sendone", 15: "_sendone"},
+    "notify_function": {12: False, 15: True},           # the environment may name the function that NOTIFYs
     "message_type": {12: None, 15: "bus_alt"},          # a message has a type since, and its channel a database
     # who listens for "cron_trigger"
     "cron_listeners": {12: None, 15: "one per cron thread or worker"},
