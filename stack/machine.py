@@ -81,16 +81,24 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise StackError(f"cannot write the cache folder {folder}: set BUS_ALT_CACHE to one you own") from exc
+        self.holding = False
 
     @contextlib.contextmanager
     def locked(self):
+        if self.holding:        # what fills one folder may need another first
+            yield
+            return
         with open(self.folder / "lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 say("another ./dev is filling the cache: waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            self.holding = True
+            try:
+                yield
+            finally:
+                self.holding = False
 
     def made(self, name, make):
         """The folder `name`, made by `make(folder)` unless an earlier run completed it."""
