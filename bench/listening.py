@@ -18,30 +18,34 @@ DATABASE = "demo"
 
 def addon():
     """Start one of the addon's listeners: a function that says whether it listens."""
-    from odoo.addons.bus_alt_connection import status
+    from odoo.addons.bus_alt_connection import state
     from odoo.addons.bus_alt_connection.listener import Listener
     one = Listener(Subscribers())
     one.listen("imbus")
     one.begin()
-    return lambda: status.listening(one)
+    return lambda: one.state.phase == state.LISTENING
 
 
 class Subscribers:
-    """A bus that one client waits on, of the kind that `dispatcher` makes of upstream's."""
+    """A bus with one client in one database, as the addon's `dispatcher.Subscribers`; it lacks nothing."""
 
     name, table = "bus", "bus_bus"
 
     @staticmethod
-    def waiting():
-        return {DATABASE: {int: [(DATABASE, "nobody")]}}       # calling it does nothing
+    def notify_function():
+        return "pg_notify"
 
     @staticmethod
-    def keys(channels):
-        return set()
+    def databases():
+        return [DATABASE]
 
     @staticmethod
-    def accept(payload):
-        return None
+    def lacking(database, rows, at_once, deliver):
+        return []
+
+    @staticmethod
+    def wakeups():
+        return []
 
 
 def many(count):
