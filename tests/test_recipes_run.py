@@ -27,7 +27,6 @@ from stack.machine import Unavailable
 from stack.postgres import connect as log_in
 from stack.process import free_port, wait_until
 
-ADDON = REPO / "bus_alt_connection"
 IN_TIME = 1.0       # seconds: a notification that is pushed; one that is asked for takes up to 5
 
 
@@ -35,34 +34,34 @@ IN_TIME = 1.0       # seconds: a notification that is pushed; one that is asked 
 
 # Run by Odoo's interpreter: which settings the addon asks the environment for, and what it makes of files of odoo.conf.
 READER = """
-import importlib.util, json, os, sys
+import json, os, runpy, sys
 import odoo
 import odoo.sql_db
 from odoo.tools import config
-spec = importlib.util.spec_from_file_location("settings", sys.argv[1])
-settings = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(settings)
+runpy.run_path(sys.argv[1])["importable"]()
+from bus_alt_connection import endpoints
+from bus_alt_connection.settings import Settings
 class Asked(dict):
     def get(self, name, default=None):
         self[name] = default
         return default
 asked = Asked()
-plain = settings.Settings(environ=asked)
+plain = Settings(asked)
+direct = endpoints.direct(plain)
 told = {
     "asked": [name for name in asked if name.startswith("IMDISPATCHER_")],
     "values": plain.values,
-    "unset is Odoo's own": [{key: value for key, value in info.items() if value} for info in plain.direct()]
-    == [plain.pooled()],
-    "database": plain.direct()[0]["dbname"],
+    "unset is Odoo's own": direct == [{key: value for key, value in endpoints.pooled().items() if value is not None}],
+    "database": direct[0]["dbname"],
     "files": {},
 }
 for path in sys.argv[2:]:
     reader, writer = os.pipe()
     if not os.fork():       # one process a file: options of one would stay for the next
         config._parse_config(["-c", path])
-        found = settings.Settings(environ={})
+        found = Settings.of_odoo()
         modules = config["server_wide_modules"]
-        answer = {"problems": found.problems, "direct": found.direct(), "pooled": found.pooled(),
+        answer = {"problems": found.problems, "direct": endpoints.direct(found), "pooled": endpoints.pooled(),
                   "loaded": modules.split(",") if isinstance(modules, str) else list(modules)}
         os.write(writer, json.dumps(answer).encode())
         os._exit(0)
@@ -89,7 +88,7 @@ def settings(stack, tmp_path_factory):
         paths[name].write_text(text)
     odoo = stack.machine.odoo
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "ODOO", "IMDISPATCHER"))}
-    done = subprocess.run([odoo.command[0], "-c", READER, str(ADDON / "settings.py"), *map(str, paths.values())],
+    done = subprocess.run([odoo.command[0], "-c", READER, str(REPO / "stack" / "addon.py"), *map(str, paths.values())],
                           env={**env, "PYTHONDONTWRITEBYTECODE": "1", **odoo.env}, text=True, capture_output=True)
     assert not done.returncode, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])

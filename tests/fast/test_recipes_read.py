@@ -15,7 +15,7 @@ import yaml
 from documents import REPO, block, ini, literals, one_line, rows
 
 from bench.report import BEGIN, END
-from bus_alt_connection import diagnosis, trouble
+from bus_alt_connection import errors
 from stack.addon import FOLDER
 
 # -- the pages ---------------------------------------------------------------------------------------------------------
@@ -150,10 +150,9 @@ def test_the_code_has_every_line_of_the_readme():
 
 def remedied(line):
     """Whether the remedy in this line is the one that the addon has for the line's reason."""
-    _, reason = re.fullmatch(r"The \w+ listener (?:lost its connection|cannot connect) to (\S+ as \w+): (.*)",
-                             line).groups()
-    parts = reason.split(". ")
-    return any(". ".join(parts[end:]).startswith(trouble.explain(". ".join(parts[:end]))[1] + " ")
+    found = re.fullmatch(r"The \w+ listener (?:lost its connection|cannot connect) to \S+ as \w+: (.*)", line)
+    parts = found[1].split(". ")
+    return any(". ".join(parts[end:]).startswith(errors.cause_of(". ".join(parts[:end])).remedy + " ")
                for end in range(1, len(parts)))
 
 
@@ -162,9 +161,9 @@ def diagnosed(line):
     place = re.search(r"[\w.]+:\d+/\w+ as \w+", line)[0]
     seen = re.search(r'database "(\w+)" .* go to "(\w+)"', line)
     databases = seen.groups() if seen else ("one", "one")
-    for servers, pooler in ((("now", "then"), False), (("now", "now"), False), (("now", "now"), True)):
-        found = diagnosis.undelivered(place, (servers[0], databases[0]), (servers[1], databases[1]), pooler, 3)
-        if f"hears nothing: {found.text}. {found.remedy}" in line:
+    for servers, pooler in (((1, 2), False), ((1, 1), False), ((1, 1), True)):
+        found = errors.undelivered(place, (servers[0], databases[0]), (servers[1], databases[1]), pooler, 3)
+        if re.search(f"NOTIFYs: {re.escape(found.reason)}.* {re.escape(found.cause.remedy)} ", line):
             return True
     return False
 
@@ -173,7 +172,7 @@ def diagnosed(line):
 def test_a_quoted_line_is_what_the_addon_prints(line):
     if re.match(r"The \w+ listener (lost|cannot)", line):
         assert remedied(line)
-    elif "hears nothing" in line:
+    elif "does not receive" in line:
         assert diagnosed(line)
     shapes = {re.escape(text).replace("@", ".+") for text, _ in described()}
     assert [shape for shape in shapes if re.fullmatch(shape, line)], "the table of all lines has no such line"
@@ -182,7 +181,7 @@ def test_a_quoted_line_is_what_the_addon_prints(line):
 def test_all_of_the_table_of_faults_is_read():
     lines = list(documents.quoted_lines())
     assert len([line for line in lines if "cannot connect" in line]) >= 8
-    assert len([line for line in lines if "hears nothing" in line]) == 3
+    assert len([line for line in lines if "does not receive" in line]) == 3
 
 
 # -- what the recipes have in common with what is shipped --------------------------------------------------------------

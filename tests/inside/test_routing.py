@@ -7,8 +7,10 @@ is left of it. PostgreSQL and the kernel are asked, not the addon.
 import contextlib
 import os
 import select
+import sys
 import threading
 import time
+import traceback
 
 import psycopg2
 import pytest
@@ -22,11 +24,18 @@ SYSTEM = "postgres"
 CYCLES = 5
 
 
-def wait_until(done, what, timeout=15):
+def wait_until(done, what, timeout=60):
     deadline = time.monotonic() + timeout
     while not done():
-        assert time.monotonic() < deadline, "not within %s s: %s" % (timeout, what() if callable(what) else what)
+        if time.monotonic() > deadline:
+            pytest.fail("not within %s s: %s\n%s" % (timeout, what() if callable(what) else what, stacks()))
         time.sleep(0.02)
+
+
+def stacks():
+    """Where all threads but this one are."""
+    return "\n".join("%s\n%s" % (thread.name, "".join(traceback.format_stack(sys._current_frames()[thread.ident])))
+                     for thread in threading.enumerate() if thread is not threading.current_thread())
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +86,7 @@ def is_pooled(cr):
     return cr._cnx.get_dsn_parameters()["port"] == str(config["db_port"])
 
 
-def received(mailbox, payload, timeout=10):
+def received(mailbox, payload, timeout=60):
     """Wait on a mailbox, as upstream's loop waits, until this payload is there."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -196,15 +205,15 @@ def test_threads_are_on_their_own(addon, owner, listeners, notify):
         with addon.routing.listening_as(owner()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
             cr.execute("LISTEN " + channel)
             cr.commit()
-            together.wait(30)
-            together.wait(30)
+            together.wait(60)
+            together.wait(60)
             assert received(cr._cnx, channel)
 
     def unmarked():
-        together.wait(30)
+        together.wait(60)
         wait_until(lambda: len(listeners()) == 2, lambda: "two listeners, but %s" % listeners())
         assert type(odoo.sql_db.db_connect(SYSTEM)) is odoo.sql_db.Connection
-        together.wait(30)
+        together.wait(60)
         notify("one", "one")
         notify("two", "two")
 
