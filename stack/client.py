@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import requests
 import websocket
 
+from .process import DEADLINE
+
 # `at` is time.monotonic() and `clock` time.time() when it came
 Notification = namedtuple("Notification", "id payload at clock type")
 
@@ -103,14 +105,18 @@ class Client:
             self.received.append(notification)
             self.queue.put(notification)
 
-    def next(self, timeout=10):
-        """The next notification, or None when none comes in time."""
+    def next(self, timeout=DEADLINE):
+        """The next notification, or None when none comes in time.
+
+        Before series 16 upstream may miss a NOTIFY that arrives between its look at the table and its wait. It looks
+        again after 50 s, and the addon before that.
+        """
         try:
             return self.queue.get(timeout=timeout)
         except queue.Empty:
             return None
 
-    def wait_subscribed(self, timeout=10):
+    def wait_subscribed(self, timeout=DEADLINE):
         if not self.subscribed.wait(timeout):
             raise OdooError(f"not subscribed within {timeout} s: {self.errors[-1:] or 'no error'}")
         return self
@@ -141,7 +147,7 @@ class WebSocket(Client):
         cookie = f"session_id={self.session.http.cookies.get('session_id')}"
         # no User-Agent: Odoo checks the version of browsers only
         self.socket = websocket.create_connection(
-            odoo.evented_url.replace("http", "ws", 1) + "/websocket", cookie=cookie, origin=odoo.url, timeout=10)
+            odoo.evented_url.replace("http", "ws", 1) + "/websocket", cookie=cookie, origin=odoo.url, timeout=DEADLINE)
         try:
             self.socket.send(json.dumps(
                 {"event_name": "subscribe", "data": {"channels": self.channels, "last": self.last}}))

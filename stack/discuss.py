@@ -15,7 +15,7 @@ from .gateway import Gateway
 DATABASE = "discuss"
 MODULES = ("base", "web", "bus", "mail")
 LOADED = 180        # seconds; the first page waits until Odoo has compiled the web client's code and styles
-SUBSCRIBED = 30
+SUBSCRIBED = 60
 COMPOSER = ".o-mail-Composer-input"
 MESSAGE = ".o-mail-Thread .o-mail-Message-body"
 STANDS = f"text => [...document.querySelectorAll('{MESSAGE}')].some(body => body.innerText.trim() === text)"

@@ -5,15 +5,18 @@ seen a notification before receive. The table is what was sent: at the end every
 client, once, in the order of its id.
 """
 import contextlib
+import statistics
 import threading
 import time
 
 import psycopg2
 
 from .client import Sender, Session, compact
-from .process import wait_until
+from .process import DEADLINE, wait_until
 
 EVERY = 0.25
+PUSHED = 9          # notifications that are looked at, sent in more than two seconds
+INSTANT = 0.5       # seconds; it is some hundredths, and a poll comes every few seconds
 
 
 class Flow:
@@ -68,23 +71,36 @@ class Flow:
         client = client or self.clients[0]
         return [n for n in list(client.received) if n.id > self.first]
 
-    def wait_received(self, count, timeout=30, since=0.0):
+    def wait_received(self, count, timeout=DEADLINE, since=0.0):
         """Wait until every client got so many that were committed after `since`."""
         def enough(client):
             return sum(1 for n in self.received(client) if self.committed.get(n.id, 0) > since) >= count
         wait_until(lambda: all(map(enough, self.clients)), timeout,
                    lambda: f"not {count} notifications within {timeout} s; errors: {self.errors[-2:]}")
 
-    def back_after(self, event, timeout=60):
+    def back_after(self, event, timeout=DEADLINE):
         """Seconds from `event` (time.monotonic) to the first notification at every client that was sent after it."""
         self.wait_received(1, timeout, since=event)
         return max(min(n.at for n in self.received(client) if self.committed.get(n.id, 0) > event)
                    for client in self.clients) - event
 
+    def took(self, since=0.0):
+        """The times from commits after `since` to the arrivals, in seconds."""
+        return [n.at - self.committed[n.id] for client in self.clients for n in self.received(client)
+                if self.committed.get(n.id, 0) > since]
+
     def slowest(self, since=0.0):
-        """The longest time from a commit after `since` to the arrival, in seconds."""
-        return max((n.at - self.committed[n.id] for client in self.clients for n in self.received(client)
-                    if self.committed.get(n.id, 0) > since), default=0.0)
+        return max(self.took(since), default=0.0)
+
+    def check_pushed(self, since=None):
+        """What is sent from now on, or since then, is pushed, and not found by asking every few seconds.
+
+        The median tells them apart: a busy machine delays some notifications, a poll all but the latest.
+        """
+        since = time.monotonic() if since is None else since
+        self.wait_received(PUSHED, since=since)
+        median = statistics.median(self.took(since))
+        assert median < INSTANT, f"half of the notifications took longer than {median:.2f} s"
 
     def rows(self):
         """The ids of what was sent, asked of the table."""
@@ -92,7 +108,7 @@ class Flow:
                                    [compact(self.sender.wire_channel), self.first], dbname=self.database)
         return [number for number, in rows]
 
-    def check(self, timeout=30):
+    def check(self, timeout=DEADLINE):
         """Stop sending; every row arrived at every client, once, in order. Returns how many rows."""
         self.stop()
         rows = self.rows()
@@ -103,7 +119,7 @@ class Flow:
         return len(rows)
 
 
-def when_serves(pooler, databases=("postgres", "demo"), timeout=60):
+def when_serves(pooler, databases=("postgres", "demo"), timeout=DEADLINE):
     """Wait until the pooler serves: each database, since each has a pool that waits `server_login_retry` by itself.
 
     :return: time.monotonic() of then

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 from .machine import Apt, Unavailable, need_debian, run, unpack
-from .process import Program, wait_until
+from .process import DEADLINE, Program, wait_until
 
 
 def find(cache):
@@ -51,7 +51,7 @@ class HAProxy(Program):
         """Have it read its configuration; raises StackError with what it complains of."""
         return run([self.program, "-c", "-f", self.config], "HAProxy refuses its configuration", env=self.env)
 
-    def start(self, timeout=20):
+    def start(self, timeout=DEADLINE):
         self.check()
         self.launch([self.program, "-db", "-f", self.config], self.env, self.folder)
         wait_until(self.accepts, timeout, lambda: f"HAProxy accepts no connection: {self.last_lines()}")

@@ -1,7 +1,10 @@
-"""What PostgreSQL knows of the listeners, asked of the server and of nobody else."""
+"""What PostgreSQL knows of the listeners, asked of the server and of nobody else; and how often the log has a line."""
+import datetime
+import itertools
+import re
 from pathlib import Path
 
-from .process import children, wait_until
+from .process import DEADLINE, children, wait_until
 
 # the addon names its connections so that a DBA knows them
 OURS = "bus_alt_connection"
@@ -15,11 +18,23 @@ def direct(postgres, server, name=""):
         [f"{OURS} {name}%"]) if row[1].rsplit(" ", 1)[1] in pids]
 
 
-def wait_listening(postgres, server, name, count=1, timeout=20):
+def wait_listening(postgres, server, name, count=1, timeout=DEADLINE):
     """Wait until so many listeners of this name LISTEN: their backends' pids."""
-    wait_until(lambda: len(direct(postgres, server, name)) == count, timeout,
-               lambda: f"not {count} listeners {name!r} but {direct(postgres, server, name)}")
+    def listen():
+        rows = direct(postgres, server, name)
+        # its latest statement is the LISTEN, or one that it sends later on
+        return len(rows) == count and all(re.search("listen|notify", row[3], re.I) for row in rows)
+    wait_until(listen, timeout, lambda: f"not {count} listeners {name!r} but {direct(postgres, server, name)}")
     return [row[0] for row in direct(postgres, server, name)]
+
+
+def check_once_a_minute(pattern, log, least=1):
+    """The lines of an Odoo's log that have a pattern; at least so many, and not two within a minute."""
+    lines = [line for line in log.splitlines() if re.search(pattern, line)]
+    times = [datetime.datetime.strptime(line[:19], "%Y-%m-%d %H:%M:%S") for line in lines]
+    assert len(lines) >= least, f"no line of the log has {pattern}"
+    assert not [later for time, later in itertools.pairwise(times) if (later - time).total_seconds() < 59], lines
+    return lines
 
 
 def backends_of(postgres, pids):

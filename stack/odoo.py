@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from .machine import REPO, StackError
-from .process import Program, free_port, wait_until
+from .process import DEADLINE, Program, free_port, wait_until
 from .series import Series
 
 ADDON = "bus_alt_connection"
@@ -157,7 +157,7 @@ class Odoo(Program):
         """Ask for what an administrator's reload asks for; wait_log tells when it is done."""
         self.signal(signal.SIGHUP)
 
-    def wait_log(self, pattern, timeout=30, since=0):
+    def wait_log(self, pattern, timeout=DEADLINE, since=0):
         """The first match in the log beyond `since` bytes (see log_size), awaited."""
         found = []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .machine import REPO, StackError
 from .postgres import ODOO_USER, connect
-from .process import Program, free_port, wait_until
+from .process import DEADLINE, Program, free_port, wait_until
 
 ADMIN = "pooler_admin"
 
@@ -58,7 +58,7 @@ class PgBouncer(Program):
             self.own(path)
         return config
 
-    def start(self, timeout=30):
+    def start(self, timeout=DEADLINE):
         env = {**os.environ, **self.machine.env}
         self.launch([self.machine.pgbouncer, self.configure()], env, self.folder)
         wait_until(self.accepts, timeout, lambda: f"PgBouncer accepts no connection: {self.last_lines()}")

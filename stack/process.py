@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .machine import StackError
 
+DEADLINE = 60       # seconds; to catch what hangs, however slow the machine is: not to measure
 GIVEN = set()
 PROGRAMS = []       # every Program that was launched; whoever reads it may take out those that do not run any more
 KEPT = 100_000      # bytes of a log that can be read when its file is gone
@@ -25,12 +26,26 @@ def free_port():
 
 
 def wait_until(done, timeout, failure):
-    """Ask `done` until it is true; raise `failure` (a text, or a function that makes it) after `timeout` seconds."""
+    """Ask `done` until it is true; raise `failure` (a text, or a function that makes it) after `timeout` seconds.
+
+    Give DEADLINE where nothing is measured.
+    """
     deadline = time.monotonic() + timeout
     while not done():
         if time.monotonic() > deadline:
             raise StackError(failure() if callable(failure) else failure)
         time.sleep(0.02)
+
+
+def shortest(measure, below, times=3):
+    """The shortest of some measurements of a time, in seconds; no more are made once one is below the bound.
+
+    Other work on the machine makes a time longer and never shorter.
+    """
+    took = []
+    while len(took) < times and not (took and min(took) < below):
+        took.append(measure())
+    return min(took)
 
 
 def children(pid):

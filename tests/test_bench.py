@@ -13,6 +13,7 @@ def websockets(facts):
         pytest.skip(f"the bench's clients are websockets, which {facts} has not")
 
 
+@pytest.mark.timeout(1800)
 def test_bench_quick(stack, tmp_path):
     readme = tmp_path / "README.rst"
     readme.write_text(f"before\n\n{report.BEGIN}of yesterday\n{report.END}after\n")
@@ -50,6 +51,7 @@ def test_one_measure_anew(tmp_path):
     assert "kept from an earlier run" in (tmp_path / "performance.rst").read_text()
 
 
+@pytest.mark.timeout(600)
 def test_bad_day(stack, tmp_path):
     faults, names = [bad_day.terminated, bad_day.malformed], ["published", "addon"]
     outcomes = list(bad_day.bad_day(stack, watch=8, faults=faults, names=names))

@@ -9,7 +9,8 @@ from stack.listeners import wait_listening
 
 pytestmark = pytest.mark.needs("cron_listeners")
 
-SILENT = 15.0
+# Seconds from a trigger to its job: some tenths; upstream's slow clock takes up to 60. It can only be too long.
+QUICK = 15.0
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ def test_frozen_proxy(trigger, server, proxy, stack):
     listening(stack, server)
     since = server.log_size()
     proxy.freeze()
-    server.wait_log("cron listener lost its connection .* silent", timeout=SILENT + 5, since=since)
+    server.wait_log("cron listener lost its connection .* silent", since=since)
     # degraded, not dark
-    assert trigger() < 10.0
+    assert trigger() < QUICK
     proxy.heal()
     server.wait_log("cron listener is listening again", since=since)
     assert trigger() < QUICK
@@ -56,7 +57,7 @@ def test_triggered_while_nobody_listened(trigger, server, proxy, stack):
     proxy.refuse()
     wait_listening(stack.postgres, server, "cron", count=0)
     proxy.heal()
-    assert trigger() < QUICK + 1.0
+    assert trigger() < QUICK
 
 
 def test_no_thread_ends(stack, odoo, bus):

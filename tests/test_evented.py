@@ -9,10 +9,11 @@ import requests
 from stack.faults import Proxy
 
 HEALTH = "/bus_alt_connection/health"
+STALL = 0.45        # seconds; an attempt to connect lasts from 0.9 s on
 
 
 class Pulse:
-    """Asks the evented process something cheap all the time; the longest wait is its longest stall."""
+    """Asks the evented process something cheap all the time."""
 
     def __init__(self, server):
         self.url = server.evented_url + HEALTH
@@ -28,11 +29,11 @@ class Pulse:
             http.get(self.url, timeout=60)
             self.waits.append(time.monotonic() - before)
 
-    def longest(self, seconds):
-        """The longest wait of the next seconds."""
+    def stalled(self, seconds):
+        """Which part of the next seconds it waits for an answer that takes longer than STALL."""
         del self.waits[:]
         self.ending.wait(seconds)
-        return max(self.waits)
+        return sum(wait for wait in self.waits if wait > STALL) / seconds
 
     def __enter__(self):
         return self
@@ -72,10 +73,12 @@ def test_longest_stall(stack, odoo, bus, black_hole, where, record_property):
     server = odoo(workers=1, options={"max_cron_threads": 0, **options})
     session_client, sender = bus(server)    # starts the listener
     with Pulse(server) as pulse:
-        server.wait_log("bus listener cannot connect", timeout=30)
-        longest = pulse.longest(7)      # longer than a connection attempt may take
+        server.wait_log("bus listener cannot connect")
+        stalled = pulse.stalled(12)     # several attempts
     silent.close()
+    longest = max(pulse.waits)
     record_property("longest stall (s)", longest)
     print(f"longest stall, {where}: {longest * 1000:.0f} ms of {len(pulse.waits)} requests")
-    # Blocking would stall for as long as an attempt lasts: 0.9 s (TCP) or 5 s. Half of the former tells them apart.
-    assert longest < 0.45
+    # An attempt that blocks would do so again and again, for the greater part of the time. What other work on the
+    # machine takes away is less, and more rare.
+    assert stalled < 0.3

@@ -10,11 +10,13 @@ import pytest
 
 from stack.faults import Island
 from stack.flow import Flow, when_serves
-from stack.listeners import wait_listening
-from stack.process import wait_until
+from stack.listeners import check_once_a_minute, wait_listening
+from stack.process import DEADLINE, wait_until
 
-# The heartbeat's defaults: a silent loss is noticed within their sum, and a retry away from being mended.
-SILENT = 15.0
+# Upper bounds, in seconds, each with a wide margin: other work on the machine may take part of the time.
+BACK = 10.0         # after a loss; it is some hundredths, and upstream is dark for 50
+SILENT = 30.0       # until a silent loss is noticed; it is 10 at most, and upstream never does
+DEGRADED = 30.0     # for a notification while there is no listener; it is 10 at most
 
 
 @pytest.fixture
@@ -26,18 +28,23 @@ def flow(server, stack, proxy):
 
 
 def test_backend_terminated(flow, server, postgres):
+    took = []
     for _ in range(3):
         pid, = wait_listening(postgres, server, "bus")
         event = time.monotonic()
         postgres.query("SELECT pg_terminate_backend(%s)", [pid])
-        assert flow.back_after(event) < 0.5
+        took.append(flow.back_after(event))
+    # before the first poll, a second after the loss; other work can only make it longer
+    assert min(took) < 0.5 and max(took) < BACK, took
     flow.check()
 
 
-def test_every_connection_cut(flow, server, proxy):
+def test_every_connection_cut(flow, server, stack, proxy):
     event = time.monotonic()
     proxy.cut()
-    assert flow.back_after(event) < 0.5
+    assert flow.back_after(event) < BACK
+    wait_listening(stack.postgres, server, "bus")
+    flow.check_pushed()
     flow.check()
 
 
@@ -51,17 +58,21 @@ def test_postgresql_restarts(flow, server, stack, mode):
     accepts = time.monotonic()
     serves = when_serves(stack.pgbouncer)
     event = max(accepts, serves)
-    assert flow.back_after(event) < 1.0
+    assert flow.back_after(event) < BACK
+    wait_listening(stack.postgres, server, "bus")
+    flow.check_pushed()
     flow.check()
 
 
 def test_postgresql_is_away(flow, server, stack, seconds=60):
     stack.postgres.stop("fast")
     over = time.monotonic() + seconds
-    wait_until(lambda: time.monotonic() > over, seconds + 10, "time stands still")
+    wait_until(lambda: time.monotonic() > over, seconds + DEADLINE, "time stands still")
     stack.postgres.start()
     event = max(time.monotonic(), when_serves(stack.pgbouncer))
-    assert flow.back_after(event) < 1.0
+    assert flow.back_after(event) < BACK
+    wait_listening(stack.postgres, server, "bus")
+    flow.check_pushed()
     flow.check()
 
 
@@ -69,30 +80,27 @@ def test_frozen_proxy(flow, server, proxy, postgres):
     since = server.log_size()
     event = time.monotonic()
     proxy.freeze()
-    server.wait_log(r"bus listener lost its connection .* silent", timeout=SILENT + 5, since=since)
+    server.wait_log(r"bus listener lost its connection .* silent", since=since)
     assert time.monotonic() - event < SILENT
     # degraded meanwhile, not dark
-    flow.wait_received(3, timeout=12, since=time.monotonic())
+    flow.wait_received(3, since=time.monotonic())
     thaw = time.monotonic()
     proxy.heal()
-    flow.wait_received(1, timeout=10, since=thaw)
+    flow.wait_received(1, since=thaw)
     flow.check()
-    assert flow.slowest() < SILENT + 10
+    assert flow.slowest() < SILENT + DEGRADED
 
 
 def test_direct_path_down(flow, server, proxy, seconds=25):
     event = time.monotonic()
     proxy.refuse()
-    flow.wait_received(int(seconds / flow.every) - 50, timeout=seconds + 15, since=event)
-    assert flow.slowest(since=event) < 10.0
+    flow.wait_received(int(seconds / flow.every) - 50, timeout=seconds + DEADLINE, since=event)
+    assert flow.slowest(since=event) < DEGRADED
     healed = time.monotonic()
     proxy.heal()
-    assert flow.back_after(healed) < 1.0
+    assert flow.back_after(healed) < BACK
     server.wait_log("bus listener is listening again")
-    # instant again
-    later = time.monotonic()
-    flow.wait_received(4, since=later)
-    assert flow.slowest(since=later) < 1.0
+    flow.check_pushed()
     flow.check()
 
 
@@ -104,7 +112,7 @@ def test_pooler_restarts(flow, server, stack, postgres):
     flow.wait_received(2, since=event)
     stack.pgbouncer.stop()
     over = time.monotonic() + 3
-    wait_until(lambda: time.monotonic() > over, 10, "time stands still")
+    wait_until(lambda: time.monotonic() > over, DEADLINE, "time stands still")
     stack.pgbouncer.start()
     event = when_serves(stack.pgbouncer)
     flow.wait_received(2, since=event)
@@ -127,23 +135,20 @@ def test_malformed_payloads(flow, server, postgres):
     cr = connection.cursor()
     seed = random.randrange(2**32)
     dice = random.Random(seed)
-    began, sent = time.monotonic(), 0
-    while time.monotonic() < began + 5:
+    for _ in range(5000):
         payload = dice.choice(MALFORMED)
         if dice.random() < 0.5:     # fuzz: any characters, or one that is right with a piece out of place
             text = f'[["demo", "{flow.channel}"]]' if dice.random() < 0.5 else payload
             cut = dice.randrange(len(text) + 1)
             payload = text[:cut] + "".join(map(chr, dice.choices(range(1, 0x800), k=3))) + text[cut + 1:]
         cr.execute("SELECT pg_notify('imbus', %s)", [payload[:3900]])
-        sent += 1
     connection.close()
-    assert sent > 1000, "thousands a second"
-    flow.wait_received(4, since=time.monotonic())
-    assert flow.slowest() < 1.0, f"a gap; seed {seed}"
+    flow.check_pushed()
+    assert flow.slowest() < BACK, f"a gap; seed {seed}"
     flow.check()
     assert wait_listening(postgres, server, "bus") == [pid]
-    lines = [line for line in server.log_text(since).splitlines() if "malformed" in line]
-    assert len(lines) <= 1 and all(len(line) < 400 for line in lines)
+    lines = check_once_a_minute("malformed", server.log_text(since), least=0)
+    assert all(len(line) < 400 for line in lines)
     assert "Traceback" not in server.log_text(since)
 
 
@@ -159,16 +164,14 @@ def test_dropping_path(stack, odoo, request):
             since = server.log_size()
             event = time.monotonic()
             island.drop()
-            server.wait_log(r"bus listener lost its connection", timeout=SILENT + 5, since=since)
+            server.wait_log(r"bus listener lost its connection", since=since)
             assert time.monotonic() - event < SILENT
-            flow.wait_received(3, timeout=12, since=time.monotonic())
+            flow.wait_received(3, since=time.monotonic())
             healed = time.monotonic()
             island.heal()
-            assert flow.back_after(healed) < 1.0
+            assert flow.back_after(healed) < BACK
             server.wait_log("bus listener is listening again", since=since)
-            later = time.monotonic()
-            flow.wait_received(4, since=later)
-            assert flow.slowest(since=later) < 1.0
+            flow.check_pushed()
             flow.check()
 
 
@@ -182,7 +185,7 @@ def test_notified_while_nobody_listened(stack, odoo, bus, proxy):
     wait_listening(stack.postgres, server, "bus", count=0)
     sender.insert("in the dark")
     proxy.heal()    # before the slow clock starts, a second after the loss
-    assert client.next(timeout=10).payload == "in the dark"
+    assert client.next().payload == "in the dark"
     server.wait_log(r"bus listener is listening again .* subscriber\(s\) woken")
 
 
@@ -206,5 +209,5 @@ def test_those_who_missed_something_are_woken(stack, odoo, bus, proxy):
         since = server.log_size()
         proxy.heal()
         for each in missed:
-            assert each.next(timeout=20).payload == "in the dark"
+            assert each.next().payload == "in the dark"
         server.wait_log(r"bus listener is listening again .*; 8 subscriber\(s\) woken", since=since)

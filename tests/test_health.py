@@ -6,23 +6,23 @@ import pytest
 import requests
 
 from stack.listeners import wait_listening
-from stack.process import wait_until
+from stack.process import DEADLINE, wait_until
 
 ROUTE = "/bus_alt_connection/health"
 PASS = (200, {"status": "pass", "state": "listening"})
 NONE_HERE = (200, {"status": "pass", "state": "no listener here"})
-QUICK = 0.05        # seconds: a database would take longer to be found away
+QUICK = 0.2         # seconds, half of the answers: asking a database that is away would take 0.9 or longer
 
 
 def ask(url):
-    answer = requests.get(url + ROUTE, timeout=5)
+    answer = requests.get(url + ROUTE, timeout=DEADLINE)
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["Cache-Control"] == "no-store"
     assert not answer.cookies      # no session is made for who asks every second
     return answer.status_code, answer.json()
 
 
-def wait_health(url, wanted, timeout=20):
+def wait_health(url, wanted, timeout=DEADLINE):
     wait_until(lambda: ask(url) == wanted, timeout, lambda: f"the route says {ask(url)}")
 
 
@@ -39,7 +39,8 @@ def test_the_life_of_a_listener(odoo, bus, postgres, pgbouncer, workers):
     postgres.stop()
     pgbouncer.stop()
     try:
-        wait_until(lambda: ask(server.evented_url)[0] == 503, 20, "the route does not see that PostgreSQL is away")
+        wait_until(lambda: ask(server.evented_url)[0] == 503, DEADLINE,
+                   "the route does not see that PostgreSQL is away")
         status, said = ask(server.evented_url)
         assert said["status"] == "fail"
         assert said["cause"] in ("restart", "unreachable", "unknown")
@@ -56,7 +57,7 @@ def test_the_life_of_a_listener(odoo, bus, postgres, pgbouncer, workers):
         pgbouncer.start()
     wait_health(server.evented_url, PASS)
     sender.send_sql("after")
-    wait_until(lambda: "after" in [one.payload for one in client.received], 20, "the client got nothing after it")
+    wait_until(lambda: "after" in [one.payload for one in client.received], DEADLINE, "the client got nothing after it")
 
 
 def test_connected_is_not_enough(odoo, bus, postgres, pgbouncer):
@@ -68,7 +69,8 @@ def test_connected_is_not_enough(odoo, bus, postgres, pgbouncer):
     pgbouncer.command("PAUSE")
     try:
         postgres.query("SELECT pg_terminate_backend(%s)", [pid])
-        wait_until(lambda: wait_listening(postgres, server, "bus") != [pid], 20, "the listener does not come back")
+        wait_until(lambda: wait_listening(postgres, server, "bus") != [pid], DEADLINE,
+                   "the listener does not come back")
         status, said = ask(server.url)
         assert (status, said["status"], said["cause"]) == (503, "fail", "unverified")
     finally:
@@ -78,7 +80,7 @@ def test_connected_is_not_enough(odoo, bus, postgres, pgbouncer):
 
 def test_who_may_ask_how(odoo):
     server = odoo()
-    head = requests.head(server.url + ROUTE, timeout=5)
+    head = requests.head(server.url + ROUTE, timeout=DEADLINE)
     assert (head.status_code, head.content) == (200, b"")
-    assert requests.post(server.url + ROUTE, timeout=5).status_code == 405
-    assert requests.get(server.url + ROUTE + "/", timeout=5).status_code != 200      # Odoo's to answer
+    assert requests.post(server.url + ROUTE, timeout=DEADLINE).status_code == 405
+    assert requests.get(server.url + ROUTE + "/", timeout=DEADLINE).status_code != 200      # Odoo's to answer

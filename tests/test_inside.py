@@ -12,6 +12,7 @@ import pytest
 INSIDE = Path(__file__).parent / "inside"
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["settings", "routing"])
 def test_inside(stack, postgres, name):
     odoo = stack.odoo(name=f"odoo-inside-{name}")
@@ -28,7 +29,7 @@ def test_inside(stack, postgres, name):
         [python, "-m", "pytest", "-c", INSIDE / "pytest.ini", INSIDE / f"test_{name}.py",
          "--odoo-database=demo", f"--odoo-config={config}"],
         env=env, cwd=odoo.folder, text=True, errors="replace",
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
     if done.returncode:
         pytest.fail(f"tests/inside/test_{name}.py:\n{done.stdout}", pytrace=False)
     # "5 passed in 1.2s": a run that collects nothing must not pass

@@ -6,6 +6,7 @@ import pytest
 from stack import Stack
 from stack.flow import Flow, when_serves
 from stack.listeners import wait_listening
+from stack.process import DEADLINE, wait_until
 
 
 @pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
@@ -24,15 +25,14 @@ def test_primary_moves(stack, workers):
             # what was sent so far has to be on the standby, or it would be lost with the primary
             lag = ("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn",
                    own.postgres.query("SELECT pg_current_wal_lsn()")[0])
-            while not standby.query(*lag)[0][0]:
-                pass
+            wait_until(lambda: standby.query(*lag)[0][0], DEADLINE, "the standby does not catch up")
             own.postgres.kill()
             standby.promote()
             own.pgbouncer.target = (standby.host, standby.port)
             own.pgbouncer.reload()
             own.pgbouncer.command("RECONNECT")
             event = max(time.monotonic(), when_serves(own.pgbouncer))
-            assert flow.back_after(event) < 2.0
+            assert flow.back_after(event) < 20.0        # it is some tenths; upstream is dark for 50 s
             flow.postgres = standby
             wait_listening(standby, server, "bus")
             flow.stop()

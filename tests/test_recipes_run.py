@@ -20,14 +20,14 @@ from documents import REPO, block, ini, one_line, options, rows
 from stack import Stack
 from stack.client import Session
 from stack.faults import Proxy
-from stack.flow import Flow, when_serves
+from stack.flow import INSTANT, Flow, when_serves
 from stack.haproxy import HAProxy
 from stack.listeners import direct, wait_listening
 from stack.machine import Unavailable
 from stack.postgres import connect as log_in
-from stack.process import free_port, wait_until
+from stack.process import DEADLINE, free_port, wait_until
 
-IN_TIME = 1.0       # seconds: a notification that is pushed; one that is asked for takes up to 5
+SOON = 20.0         # seconds after a loss; it is some tenths, and upstream is dark for 50
 
 
 # -- the settings ------------------------------------------------------------------------------------------------------
@@ -144,15 +144,21 @@ def test_an_odoo_conf_is_understood(settings, name):
 
 # -- on the real stack -------------------------------------------------------------------------------------------------
 
-def arrives(client, sender, text="here"):
-    """A notification that is sent now is pushed, and not found by asking."""
-    sender.send_sql(text)
-    before = time.monotonic()
-    while True:
-        notification = client.next(timeout=IN_TIME)
-        assert notification, "nothing was pushed"
-        if notification.payload == text:
-            return time.monotonic() - before
+def arrives(client, sender, text="here", times=5):
+    """A notification that is sent now is pushed, and not found by asking every few seconds.
+
+    Of several one has to be pushed: a poll would make each of them wait for the next one.
+    """
+    took = []
+    for number in range(times):
+        sender.send_sql(f"{text} {number}")
+        before = time.monotonic()
+        while client.next().payload != f"{text} {number}":
+            pass
+        took.append(time.monotonic() - before)
+        if took[-1] < INSTANT:
+            return
+    raise AssertionError(f"nothing was pushed: {took}")
 
 
 def refused(connect, words):
@@ -166,7 +172,7 @@ def refused(connect, words):
         except psycopg2.OperationalError as exc:
             said[:] = [str(exc)]
             return words in str(exc)
-    wait_until(is_refused, 10, lambda: f"not refused with {words!r} but {said}")
+    wait_until(is_refused, DEADLINE, lambda: f"not refused with {words!r} but {said}")
 
 
 def denied(connection, sql):
@@ -258,7 +264,7 @@ def hba(postgres):
     yield write
     path.write_text(before)
     postgres.query("SELECT pg_reload_conf()")
-    wait_until(lambda: logs_in(postgres), 10, "the old pg_hba.conf is not in force again")
+    wait_until(lambda: logs_in(postgres), DEADLINE, "the old pg_hba.conf is not in force again")
     postgres.query("DROP ROLE odoo_listener")
 
 
@@ -317,13 +323,13 @@ def tls(stack, tmp_path_factory):
         for name, value in said.items():
             postgres.query(f"ALTER SYSTEM SET {name} = {value}")
         postgres.query("SELECT pg_reload_conf()")
-        wait_until(is_on("on"), 10, lambda: f"no TLS after a reload: {postgres.last_lines()}")
+        wait_until(is_on("on"), DEADLINE, lambda: f"no TLS after a reload: {postgres.last_lines()}")
         yield folder
     finally:
         for name in said:
             postgres.query(f"ALTER SYSTEM RESET {name}")
         postgres.query("SELECT pg_reload_conf()")
-        wait_until(is_on("off"), 10, "TLS stays on")
+        wait_until(is_on("off"), DEADLINE, "TLS stays on")
 
 
 def quoted(words, **instead):
@@ -384,15 +390,14 @@ def test_one_database_in_session_mode(odoo, bus, pgbouncer, postgres):
         server = odoo(direct=False, options=options("session-odoo-conf"))
         with Flow(server, pgbouncer, postgres) as flow:
             server.wait_log(r"The bus listener is listening on to .* as odoo \(through a pooler\)\.")
-            flow.wait_received(4)
-            assert flow.slowest() < IN_TIME
+            flow.check_pushed()
             pid, = wait_listening(postgres, server, "bus")
             pool, = (row for row in pgbouncer.show("POOLS") if row["database"] == "postgres")
             assert pool["pool_mode"] == "session" and int(pool["sv_active"]) >= 1
             # replaced at once, as with a direct address
             event = time.monotonic()
             postgres.query("SELECT pg_terminate_backend(%s)", [pid])
-            assert flow.back_after(event) < IN_TIME
+            assert flow.back_after(event) < SOON
             # the pooler's restart takes it along
             since = server.log_size()
             pgbouncer.restart()
@@ -454,7 +459,7 @@ def test_a_primary_that_moves(stack):
             words[f"{name}.example:5432 check port 8008"] = (
                 f"{postgres.host}:{postgres.port} check port {Patroni(postgres).server_port}")
         proxy = haproxy(own, "failover-haproxy", words)
-        wait_until(lambda: proxy.states("primary") == {"pg1": "UP", "pg2": "DOWN"}, 10,
+        wait_until(lambda: proxy.states("primary") == {"pg1": "UP", "pg2": "DOWN"}, DEADLINE,
                    lambda: f"HAProxy sees {proxy.states('primary')}")
         # PgBouncer goes through it
         said = ini(block("failover-pgbouncer-ini"))
@@ -479,13 +484,11 @@ def test_a_primary_that_moves(stack):
             standby.promote()
             promoted = time.monotonic()
             event = when_serves(own.pgbouncer)
-            assert event - promoted < 5.0       # server_login_retry
+            assert event - promoted < 12.0      # server_login_retry is 1 s, and 15 by default
             for flow, server in zip((one, two), servers, strict=True):
-                assert flow.back_after(event) < 5.0
+                assert flow.back_after(event) < SOON
                 wait_listening(standby, server, "bus")
-                later = time.monotonic()
-                flow.wait_received(2, since=later)
-                assert flow.slowest(since=later) < IN_TIME
+                flow.check_pushed()
         assert proxy.states("primary") == {"pg1": "DOWN", "pg2": "UP"}
 
 
@@ -512,14 +515,14 @@ def test_several_machines(stack, odoo, bus, postgres, request):
 
     def wait_states(first, second):
         wanted = {"odoo1": first, "odoo2": second}
-        wait_until(lambda: proxy.states("live") == wanted, 20, lambda: f"HAProxy sees {proxy.states('live')}")
+        wait_until(lambda: proxy.states("live") == wanted, DEADLINE, lambda: f"HAProxy sees {proxy.states('live')}")
 
     def served(backend):
         return sum(int(row["stot"]) for row in proxy.servers(backend).values())
 
     wait_states("UP", "UP")
     # HAProxy begins with all up; a login goes to one that it has really asked
-    wait_until(lambda: all("L7OK" in row["check_status"] for row in proxy.servers("pages").values()), 60,
+    wait_until(lambda: all("L7OK" in row["check_status"] for row in proxy.servers("pages").values()), DEADLINE,
                lambda: f"HAProxy sees {proxy.states('pages')}")
     for machine in machines:        # somebody on each, so that each listens
         client, _ = bus(machine)
@@ -530,7 +533,7 @@ def test_several_machines(stack, odoo, bus, postgres, request):
     wait_states("DOWN", "UP")
     client, sender = bus(front)
     # a poll is on its way when its client says so
-    wait_until(lambda: served("live"), 10, "HAProxy sends nobody to the servers that live")
+    wait_until(lambda: served("live"), DEADLINE, "HAProxy sends nobody to the servers that live")
     assert not served("live_any")
     assert int(proxy.servers("live")["odoo1"]["stot"]) == 0
     arrives(client, sender)
@@ -539,9 +542,9 @@ def test_several_machines(stack, odoo, bus, postgres, request):
     wait_states("DOWN", "DOWN")
     late = Session(front, "demo").subscribe([sender.channel], last=sender.send_sql("seen before")).wait_subscribed()
     request.addfinalizer(late.close)
-    wait_until(lambda: served("live_any"), 10, "HAProxy sends nobody anywhere")
+    wait_until(lambda: served("live_any"), DEADLINE, "HAProxy sends nobody anywhere")
     sender.send_sql("slowly")
-    assert late.next(timeout=15).payload == "slowly"
+    assert late.next().payload == "slowly"
     # and back
     for path in paths:
         path.heal()

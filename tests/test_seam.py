@@ -51,7 +51,7 @@ def test_after_19(odoo, pgbouncer, postgres, system):
         connection = pgbouncer.connect(system)
         connection.cursor().execute("SELECT pg_notify('imbus', %s)", [compact(channels)])
         connection.close()
-        server.wait_log(r"fetched for \('demo', 'later'\)", since=since, timeout=10)
+        server.wait_log(r"fetched for \('demo', 'later'\)", since=since)
 
     pid, = wait_listening(postgres, server, "bus")
     assert postgres.query("SELECT datname FROM pg_stat_activity WHERE pid = %s", [pid]) == [(system,)]

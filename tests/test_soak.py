@@ -1,7 +1,10 @@
 """Two minutes of ./dev soak; `--seed` of a run that failed is in its message."""
+import pytest
+
 from bench.soak import Soak
 
 
+@pytest.mark.timeout(900)
 def test_soak(stack):
     with Soak(stack) as soak:
         soak.run(120)

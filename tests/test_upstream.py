@@ -12,7 +12,7 @@ import pytest
 
 from stack import StackError
 
-pytestmark = pytest.mark.needs("upstream_tests_of_notifications")
+pytestmark = [pytest.mark.needs("upstream_tests_of_notifications"), pytest.mark.timeout(600)]
 
 LISTENS_BY_ITSELF = ["NotifyTests.test_postcommit"]
 WITH = "base,web,bus_alt_connection"
