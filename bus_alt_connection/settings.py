@@ -70,7 +70,7 @@ def _number(least: float, most: float, unit: str) -> Any:
         except ValueError:
             raise Invalid(f"a number of {unit}")
         if not least <= number <= most:
-            raise Invalid(f"a number of {unit} from {least:g} to {most:g}")
+            raise Invalid(f"a number of {unit} from {least} to {most}")
         return number
 
     return parse
