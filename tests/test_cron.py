@@ -9,9 +9,6 @@ from stack.listeners import wait_listening
 
 pytestmark = pytest.mark.needs("cron_listeners")
 
-# Seconds from a trigger to its job: some tenths; upstream's slow clock takes up to 60. It can only be too long.
-QUICK = 15.0
-
 
 @pytest.fixture
 def trigger(server, bus, proxy):

@@ -55,9 +55,9 @@ def postgres():
 
 
 @pytest.fixture
-def owner(addon):
+def subscribers(addon):
     """Marks as a listener's thread: what a cron thread is marked with."""
-    return addon.cron.Cron
+    return lambda: addon.cron.Subscribers(lambda: [""])
 
 
 @pytest.fixture
@@ -86,14 +86,14 @@ def is_pooled(cr):
     return cr._cnx.get_dsn_parameters()["port"] == str(config["db_port"])
 
 
-def received(mailbox, payload, timeout=60):
-    """Wait on a mailbox, as upstream's loop waits, until this payload is there."""
+def received(connection, payload, timeout=60):
+    """Wait on a connection, as upstream's loop waits, until this payload is there."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        if select.select([mailbox], [], [], deadline - time.monotonic())[0]:
-            mailbox.poll()
-            while mailbox.notifies:
-                if mailbox.notifies.pop(0).payload == payload:
+        if select.select([connection], [], [], deadline - time.monotonic())[0]:
+            connection.poll()
+            while connection.notifies:
+                if connection.notifies.pop(0).payload == payload:
                     return True
     return False
 
@@ -148,8 +148,8 @@ def test_upstreams_arguments_are_passed_on():
         assert is_pooled(cr)
 
 
-def test_a_marked_thread_listens_directly(addon, owner, listeners, notify):
-    with addon.routing.listening_as(owner()), listening("inside", listeners) as cr:
+def test_a_marked_thread_listens_directly(addon, subscribers, listeners, notify):
+    with addon.routing.listening_as(subscribers()), listening("inside", listeners) as cr:
         notify("inside", "through the pooler")
         assert received(cr._cnx, "through the pooler")
         notify("another_channel", "not for us")
@@ -157,8 +157,8 @@ def test_a_marked_thread_listens_directly(addon, owner, listeners, notify):
         assert received(cr._cnx, "the next one")
 
 
-def test_only_the_first_cursor_listens(addon, owner, listeners, notify):
-    with addon.routing.listening_as(owner()):
+def test_only_the_first_cursor_listens(addon, subscribers, listeners, notify):
+    with addon.routing.listening_as(subscribers()):
         for turn in ("first", "again"):     # when it is closed, the next one listens
             with listening("inside", listeners) as cr:
                 for _ in range(3):
@@ -172,9 +172,9 @@ def test_only_the_first_cursor_listens(addon, owner, listeners, notify):
             wait_until(lambda: not listeners(), "the listener ends")
 
 
-def test_other_databases_are_not_touched(addon, owner, listeners, request):
+def test_other_databases_are_not_touched(addon, subscribers, listeners, request):
     name = request.config.getoption("--odoo-database")
-    with addon.routing.listening_as(owner()):
+    with addon.routing.listening_as(subscribers()):
         assert type(odoo.sql_db.db_connect(name)) is odoo.sql_db.Connection
         with odoo.sql_db.db_connect(name).cursor() as cr:
             assert is_pooled(cr)
@@ -183,10 +183,10 @@ def test_other_databases_are_not_touched(addon, owner, listeners, request):
             assert is_pooled(cr)
 
 
-def test_a_job_in_a_listeners_thread_notifies_through_the_pooler(addon, owner, listeners, request):
+def test_a_job_in_a_listeners_thread_notifies_through_the_pooler(addon, subscribers, listeners, request):
     """A cron thread runs jobs while its listening cursor is open; what they send comes back to it."""
     name = request.config.getoption("--odoo-database")
-    with addon.routing.listening_as(owner()), listening("imbus", listeners) as cr:
+    with addon.routing.listening_as(subscribers()), listening("imbus", listeners) as cr:
         with Registry(name).cursor() as job:
             api.Environment(job, api.SUPERUSER_ID, {})["bus.bus"]._sendone("inside", "bus_alt", {})
             job.precommit.run()
@@ -196,13 +196,13 @@ def test_a_job_in_a_listeners_thread_notifies_through_the_pooler(addon, owner, l
         assert len(listeners()) == 1
 
 
-def test_threads_are_on_their_own(addon, owner, listeners, notify):
+def test_threads_are_on_their_own(addon, subscribers, listeners, notify):
     """Two that are marked have a listener each; one that is not has none, at the same time."""
     # each waits for all: the third looks while both listen
     together = threading.Barrier(3)
 
     def marked(channel):
-        with addon.routing.listening_as(owner()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+        with addon.routing.listening_as(subscribers()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
             cr.execute("LISTEN " + channel)
             cr.commit()
             together.wait(60)
@@ -221,16 +221,16 @@ def test_threads_are_on_their_own(addon, owner, listeners, notify):
     wait_until(lambda: not listeners(), "both listeners end")
 
 
-def test_a_mark_ends_with_its_block(addon, owner, listeners):
+def test_a_mark_ends_with_its_block(addon, subscribers, listeners):
     class Broken(Exception):
         pass
 
-    with pytest.raises(Broken), addon.routing.listening_as(owner()), listening("inside", listeners):
+    with pytest.raises(Broken), addon.routing.listening_as(subscribers()), listening("inside", listeners):
         raise Broken()
     wait_until(lambda: not listeners(), "the listener ends")
     assert type(odoo.sql_db.db_connect(SYSTEM)) is odoo.sql_db.Connection
     # inside a block, a cursor that ended with an error lets the next one listen
-    with addon.routing.listening_as(owner()):
+    with addon.routing.listening_as(subscribers()):
         with pytest.raises(Broken), listening("inside", listeners):
             raise Broken()
         wait_until(lambda: not listeners(), "the listener ends")
@@ -238,8 +238,8 @@ def test_a_mark_ends_with_its_block(addon, owner, listeners):
             pass
 
 
-def test_a_query_of_another_kind_is_pooled(addon, owner, listeners):
-    with addon.routing.listening_as(owner()), listening("inside", listeners) as cr:
+def test_a_query_of_another_kind_is_pooled(addon, subscribers, listeners):
+    with addon.routing.listening_as(subscribers()), listening("inside", listeners) as cr:
         cr.execute("SELECT pg_is_in_recovery()")
         assert cr.fetchone() == (False,)
         direct, = listeners()
@@ -247,21 +247,22 @@ def test_a_query_of_another_kind_is_pooled(addon, owner, listeners):
         assert cr.fetchone() == (True,)
 
 
-def test_a_listener_that_cannot_connect_ends_too(addon, owner, listeners, monkeypatch):
+def test_a_listener_that_cannot_connect_ends_too(addon, subscribers, listeners, monkeypatch):
     monkeypatch.setenv("IMDISPATCHER_DB_PORT", "1")
     before = threads()
-    with addon.routing.listening_as(owner()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+    with addon.routing.listening_as(subscribers()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
         cr.execute("LISTEN inside")
         cr.commit()
-        wait_until(lambda: cr._listener.trouble.current, "it says that it cannot connect")
+        wait_until(lambda: cr._listener.state.problem, "it says that it cannot connect")
+        assert cr._listener.state.problem.cause.name == "unreachable"
         assert threads() - before
     wait_until(lambda: not threads() - before, lambda: "threads that stay: %s" % (threads() - before))
 
 
-def test_the_next_host_is_tried(addon, owner, listeners, notify, monkeypatch):
+def test_the_next_host_is_tried(addon, subscribers, listeners, notify, monkeypatch):
     monkeypatch.setenv("IMDISPATCHER_DB_HOST", "127.0.0.1,%s" % config["imdispatcher_db_host"])
     monkeypatch.setenv("IMDISPATCHER_DB_PORT", "1,%s" % config["imdispatcher_db_port"])
-    with addon.routing.listening_as(owner()), listening("inside", listeners) as cr:
+    with addon.routing.listening_as(subscribers()), listening("inside", listeners) as cr:
         notify("inside", "here")
         assert received(cr._cnx, "here")
 
@@ -281,8 +282,8 @@ def descriptors():
     return sorted(found)
 
 
-def test_nothing_leaks_after_close(addon, owner, listeners, notify):
-    with addon.routing.listening_as(owner()):
+def test_nothing_leaks_after_close(addon, subscribers, listeners, notify):
+    with addon.routing.listening_as(subscribers()):
         with listening("inside", listeners):    # what is made once, by Odoo's pool or an import, is made now
             notify("inside", "before")
         wait_until(lambda: not listeners() and not threads(), "the first one ends")
@@ -291,8 +292,8 @@ def test_nothing_leaks_after_close(addon, owner, listeners, notify):
             with listening("inside", listeners) as cr:
                 notify("inside", str(turn))
                 assert received(cr._cnx, str(turn))
-                # the listener and its attendant, those of the turn before are on their way out
-                wait_until(lambda: len(threads()) == 2, lambda: "two threads, but %s" % threads())
+                # that of the turn before is on its way out
+                wait_until(lambda: len(threads()) == 1, lambda: "one thread, but %s" % threads())
                 assert len(descriptors()) > len(before)
             assert cr._cnx.closed
         wait_until(lambda: not threads(), lambda: "threads that stay: %s" % threads())
@@ -302,8 +303,8 @@ def test_nothing_leaks_after_close(addon, owner, listeners, notify):
         cr.close()      # a second time
 
 
-def test_a_cursor_that_never_listened_leaves_nothing(addon, owner):
-    with addon.routing.listening_as(owner()):
+def test_a_cursor_that_never_listened_leaves_nothing(addon, subscribers):
+    with addon.routing.listening_as(subscribers()):
         before = descriptors()
         for _ in range(CYCLES):
             odoo.sql_db.db_connect(SYSTEM).cursor().close()
