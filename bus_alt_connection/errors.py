@@ -29,7 +29,8 @@ def _passing(name: str, remedy: str) -> Cause:
 
 ADDRESS = "imdispatcher_db_host and imdispatcher_db_port"
 
-# Words in the reason, in lower case, and what they mean. The first that fits counts.
+# Words in the reason, in lower case, and what they mean. The first that fits counts: a connection
+# with TLS that is lost says so in words of TLS.
 CAUSES = (
     (
         ("wrong setting",),
@@ -55,6 +56,26 @@ CAUSES = (
                 " set imdispatcher_db_sslmode as that file wants it."),
     ),
     (
+        ("standby", "during recovery", "system is not accepting connections"),
+        Cause("standby", logging.ERROR, False, f"Set {ADDRESS} to the primary, or name all hosts with"
+              " commas."),
+    ),
+    (
+        ("could not resolve", "could not translate host name"),
+        Cause("name", logging.ERROR, False, "Set imdispatcher_db_host to a name that this machine can"
+              " resolve."),
+    ),
+    (
+        ("starting up", "shutting down", "recovery mode", "not yet accepting", "terminating connection",
+         "closed the connection", "connection has been closed", "eof"),
+        _passing("restart", "Nothing to do if PostgreSQL is being restarted."),
+    ),
+    (
+        ("refused", "reset", "no answer in time", "timeout", "timed out", "no route", "unreachable"),
+        _passing("unreachable", f"If this lasts: is PostgreSQL up, do {ADDRESS} lead to it, does a"
+                 " firewall let it through?"),
+    ),
+    (
         ("certificate", "ssl", "tls"),
         _person("tls", "Set imdispatcher_db_sslmode and imdispatcher_db_sslrootcert to what the server"
                 " offers."),
@@ -74,32 +95,13 @@ CAUSES = (
                 " postgres)."),
     ),
     (
-        ("recovery mode", "standby"),
-        Cause("standby", logging.ERROR, False, f"Set {ADDRESS} to the primary, or name all hosts with"
-              " commas."),
-    ),
-    (
-        ("could not resolve", "could not translate host name"),
-        Cause("name", logging.ERROR, False, "Set imdispatcher_db_host to a name that this machine can"
-              " resolve."),
-    ),
-    (
         ("the listen was removed",),
         _passing("unlistened", "Something ended the LISTEN behind the listener's back: is there a"
                  " pooler in between?"),
     ),
     (
-        ("starting up", "shutting down", "terminating connection", "closed the connection"),
-        _passing("restart", "Nothing to do if PostgreSQL is being restarted."),
-    ),
-    (
         ("silent",),
         _passing("silent", "If this lasts: does a firewall or a proxy in between drop what is sent?"),
-    ),
-    (
-        ("refused", "reset", "no answer in time", "timeout", "timed out", "no route", "unreachable"),
-        _passing("unreachable", f"If this lasts: is PostgreSQL up, do {ADDRESS} lead to it, does a"
-                 " firewall let it through?"),
     ),
 )
 UNKNOWN = _passing("unknown", f"If this lasts, check {ADDRESS}.")
