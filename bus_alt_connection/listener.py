@@ -252,7 +252,7 @@ class Listener(threading.Thread):
         if await session.proved(self.PROOF_SECONDS):
             return
         problem = errors.undelivered(
-            session.endpoint, session.identity, notifying, session.pooler, self.PROOF_SECONDS
+            session.host, session.identity, notifying, session.pooler, self.PROOF_SECONDS
         )
         untried = session.replaceable and session.host not in self._rejected
         self._rejected = [host for host in self._rejected if host != session.host]
