@@ -113,7 +113,8 @@ class StateLog:
         if cause.name in UNVERIFIED:
             text = f"does not receive NOTIFYs: {problem.reason}. {cause.remedy} P{polling}"
         elif before.phase == CONNECTING:
-            text = f"cannot connect to {problem}. {cause.remedy} Retrying; p{polling}"
+            where = " to" if problem.endpoint else ":"
+            text = f"cannot connect{where} {problem}. {cause.remedy} Retrying; p{polling}"
         else:
             text = f"lost its connection to {problem}. {cause.remedy} Retrying."
         _logger.log(cause.level, "The %s listener %s", self._name, text)
