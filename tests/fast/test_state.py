@@ -178,8 +178,8 @@ def test_without_an_endpoint_none_is_named(log):
 def test_a_connection_on_which_no_notify_arrives(log, cause):
     log.enter(VERIFYING, endpoint=HERE)
     log.lose(ConnectionLost("it listens elsewhere", HERE, cause))
-    assert log.line == (logging.ERROR, f"The bus listener does not receive NOTIFYs: it listens elsewhere. {cause.remedy}"
-                        " Polling every 5 s.")
+    assert log.line == (logging.ERROR, "The bus listener does not receive NOTIFYs: it listens elsewhere."
+                        f" {cause.remedy} Polling every 5 s.")
 
 
 def test_the_level_is_the_causes(log):
