@@ -1,0 +1,118 @@
+"""What a payload on `imbus` means: what upstream's loop is to see of it, and which subscribed channels it names.
+
+What is not understood is passed on. Left out are: channels without a subscriber here, and what is known to stop
+upstream's loop.
+"""
+import json
+
+import pytest
+
+from bus_alt_connection.payloads import Accepted, accept, key, key_of_row
+
+HERE, ALSO_HERE, GONE = ("demo", "here"), ("demo", "res.partner", 3), ("demo", "gone")
+SUBSCRIBED = {HERE, ALSO_HERE, "a bare name"}       # as `key` makes them
+
+
+def accepted(payload, nested=False, subscribed=SUBSCRIBED):
+    """`accept` of a payload, which may be anything that JSON can say; its text is compared by its meaning."""
+    text = payload if isinstance(payload, str) else json.dumps(payload)
+    found = accept(text, subscribed, nested)
+    if found.payload == text:
+        return found._replace(payload="as it was")
+    return found._replace(payload=found.payload and json.loads(found.payload))
+
+
+# -- channels ----------------------------------------------------------------------------------------------------------
+
+def test_a_subscribed_channel_is_passed_on_as_it_was():
+    assert accepted([["demo", "here"]]) == Accepted("as it was", [HERE], False)
+
+
+def test_the_text_is_not_changed_where_all_of_it_is_passed_on():
+    """Blanks, order and escapes stay as the sender wrote them."""
+    text = '[ ["demo",  "h\\u0065re"] ]'
+    assert accept(text, SUBSCRIBED, False) == Accepted(text, [HERE], False)
+
+
+def test_each_channel_that_is_named_is_a_key():
+    assert accepted([["demo", "res.partner", 3], ["demo", "here"], "a bare name"]) == Accepted(
+        "as it was", [ALSO_HERE, HERE, "a bare name"], False)
+
+
+def test_what_nobody_here_subscribed_to_is_left_out():
+    assert accepted([["demo", "gone"]]) == Accepted(None, [], False)
+    assert accepted(["another bare name"]) == Accepted(None, [], False)
+    assert accepted([["other", "here"]]) == Accepted(None, [], False)
+    assert accepted([["demo", "gone"], ["demo", "here"]]) == Accepted([["demo", "here"]], [HERE], False)
+
+
+def test_no_channel_is_no_payload():
+    assert accepted([]) == Accepted(None, [], False)
+
+
+@pytest.mark.parametrize("channel", [5, None, True, 1.5, [], [5], [None, "x"]])
+def test_a_channel_of_an_unknown_shape_is_passed_on(channel):
+    assert accepted([channel]) == Accepted("as it was", [], False)
+    assert accepted([["demo", "gone"], channel]) == Accepted([channel], [], False)
+
+
+@pytest.mark.parametrize("channel", [{"a": 1}, [{"a": 1}], [["demo"], "x"], ["demo", ["x"]]])
+def test_a_channel_that_can_be_no_key_is_left_out(channel):
+    """It stops the loop; the others of the payload are passed on."""
+    assert accepted([channel]) == Accepted(None, [], True)
+    assert accepted([channel, ["demo", "here"]]) == Accepted([["demo", "here"]], [HERE], True)
+
+
+def test_lists_in_lists():
+    """Where upstream makes tuples of them they are keys, else they stop its loop."""
+    channel, subscribed = ["demo", ["a", ["b"]]], {("demo", ("a", ("b",)))}
+    assert accepted([channel], nested=True, subscribed=subscribed) == Accepted("as it was", [*subscribed], False)
+    assert accepted([channel], nested=False, subscribed=subscribed) == Accepted(None, [], True)
+    assert accepted([["demo", {"a": 1}]], nested=True) == Accepted(None, [], True)
+
+
+# -- payloads ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text", [
+    "", "no JSON", "[", '["demo"', "[[\"demo\",\"here\"]] and more", "'", "\x00", "[" * 100_000,
+])
+def test_what_is_no_json_is_left_out(text):
+    assert accept(text, SUBSCRIBED, False) == Accepted(None, [], True)
+
+
+@pytest.mark.parametrize("value", [5, 1.5, True, None])
+def test_what_cannot_be_iterated_is_left_out(value):
+    assert accepted(value) == Accepted(None, [], True)
+
+
+@pytest.mark.parametrize("value", ['"a text"', '{"type": "another shape than today\'s"}', "{}", '""'])
+def test_what_the_loop_can_iterate_is_passed_on(value):
+    """A later series may send it, and its loop will know."""
+    assert accept(value, SUBSCRIBED, False) == Accepted(value, [], False)
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("channel, made", [
+    (["demo", "here"], HERE), ("a bare name", "a bare name"), ([], ()), (5, 5), (None, None),
+    (["demo", ["a", 1]], ("demo", ("a", 1))),
+])
+def test_a_list_becomes_a_tuple(channel, made):
+    assert key(channel) == made
+
+
+@pytest.mark.parametrize("channel", [{}, ["demo", {}], ["demo", [{}]]])
+def test_what_can_be_no_key(channel):
+    with pytest.raises(TypeError):
+        key(channel)
+    with pytest.raises(TypeError):
+        key(["demo", ["a"]], nested=False)
+
+
+@pytest.mark.parametrize("text, made", [
+    ('["demo","here"]', HERE), ('"a bare name"', "a bare name"), ('["demo",["a"]]', ("demo", ("a",))),
+    ("a bare name", None), ("", None), (None, None), ('{"a": 1}', None), ('["demo"', None), ("[" * 100_000, None),
+])
+def test_the_key_of_a_row(text, made):
+    """A row's channel is JSON; one that is not, or is NULL, belongs to nobody and costs nobody else's row."""
+    assert key_of_row(text) == made
