@@ -34,7 +34,9 @@ class Window:
     :param table: its name
     """
 
-    LIMIT = 10000  # rows that one look reads; more than that are not told apart
+    # Rows that one look reads; more than that are not told apart. Half of them may be unsettled: a
+    # lower id that commits after as many higher ones is left to its NOTIFY.
+    LIMIT = 10000
     OVERLAP_SECONDS = 10  # at least: an id is given a moment before its transaction has a number
     LONGEST_SECONDS = 600  # a transaction that lasts longer is not waited for
 
@@ -71,7 +73,7 @@ class Window:
         self._seen.update((row[0], None) for row in new)
         self._marks.append((highest, xmax, now))
         if first:
-            self._floor = min(self._seen, default=highest + 1) - 1
+            self._floor = highest - self.LIMIT // 2
         self._settle(xmin, now)
         return fresh if len(rows) <= self.LIMIT else None
 
