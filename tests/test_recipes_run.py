@@ -389,7 +389,7 @@ def test_one_database_in_session_mode(odoo, bus, pgbouncer, postgres):
         pgbouncer.command("RECONNECT")
         server = odoo(direct=False, options=options("session-odoo-conf"))
         with Flow(server, pgbouncer, postgres) as flow:
-            server.wait_log(r"The bus listener is listening on to .* as odoo \(through a pooler\)\.")
+            server.wait_log(r"The bus listener is listening on .* as odoo \(through a pooler\)\.")
             flow.check_pushed()
             pid, = wait_listening(postgres, server, "bus")
             pool, = (row for row in pgbouncer.show("POOLS") if row["database"] == "postgres")
