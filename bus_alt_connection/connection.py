@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import psycopg2
 from psycopg2 import extensions
@@ -131,7 +131,7 @@ class Connection:
                 await self._drive(time.monotonic() + self.timeout)
         except psycopg2.Error as exc:
             self.close()
-            raise ConnectionLost(one_line(exc))
+            raise ConnectionLost(one_line(exc)) from exc
         except BaseException:  # also if the task is cancelled
             self.close()
             raise
@@ -150,7 +150,7 @@ class Connection:
                     raise ConnectionLost("no answer in time (timeout)")
                 first_deadline = None
         except (psycopg2.Error, OSError) as exc:
-            raise ConnectionLost(one_line(exc))
+            raise ConnectionLost(one_line(exc)) from exc
 
     async def wait(self, timeout: float, signal: Optional[Signal] = None) -> bool:
         """Wait until the server says something.
@@ -163,10 +163,10 @@ class Connection:
         try:
             fileno = self._connection.fileno()
         except (psycopg2.Error, OSError) as exc:
-            raise ConnectionLost(one_line(exc))
+            raise ConnectionLost(one_line(exc)) from exc
         return await ready(fileno, READ, timeout, signal)
 
-    def send(self, sql: str, parameters: Optional[tuple] = None) -> None:
+    def send(self, sql: str, parameters: Optional[Sequence] = None) -> None:
         """Begin a statement; ``receive`` sees its end, ``result`` has it then."""
         try:
             # Kept until the next one: psycopg2 fails if it is gone before the result is there.
@@ -174,7 +174,7 @@ class Connection:
             self._cursor.execute(sql, parameters)
             self._connection.poll()  # hands it to the kernel, and may well read the answer
         except psycopg2.Error as exc:
-            raise ConnectionLost(one_line(exc))
+            raise ConnectionLost(one_line(exc)) from exc
 
     @property
     def executing(self) -> bool:
@@ -185,14 +185,17 @@ class Connection:
         """The rows of the statement, of the last one if there are several; [] if it has none."""
         return self._cursor.fetchall() if self._cursor.description else []
 
-    async def query(self, sql: str, parameters: Optional[tuple] = None) -> List[tuple]:
+    async def query(
+        self, sql: str, parameters: Optional[Sequence] = None, timeout: Optional[float] = None
+    ) -> List[tuple]:
         """Run a statement.
 
+        :param timeout: seconds, if not the connection's own
         :return: as ``result``
         :raises ConnectionLost: on any error, the server's refusal of the statement included
         """
         self.send(sql, parameters)
-        await self._drive(time.monotonic() + self.timeout)
+        await self._drive(time.monotonic() + (timeout or self.timeout))
         return self.result()
 
     def receive(self) -> List[Any]:
@@ -204,7 +207,7 @@ class Connection:
         try:
             self._connection.poll()
         except psycopg2.Error as exc:
-            raise ConnectionLost(one_line(exc))
+            raise ConnectionLost(one_line(exc)) from exc
         arrived = list(self._connection.notifies)
         del self._connection.notifies[:]
         return arrived
@@ -246,8 +249,10 @@ class BlockingConnection:
             self._tasks.close()
             raise
 
-    def query(self, sql: str, parameters: Optional[tuple] = None) -> List[tuple]:
-        return self._tasks.run(self._connection.query(sql, parameters))
+    def query(
+        self, sql: str, parameters: Optional[Sequence] = None, timeout: Optional[float] = None
+    ) -> List[tuple]:
+        return self._tasks.run(self._connection.query(sql, parameters, timeout))
 
     def wait(self, timeout: float) -> bool:
         return self._tasks.run(self._connection.wait(timeout))

@@ -1,53 +1,58 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""The seam: what ``odoo.sql_db.db_connect`` gives to a thread that listens.
+"""Which cursor a thread gets for the system database: one that listens, one that notifies, or
+Odoo's own.
 
-Every listener of every Odoo series takes its connection with
-``db_connect(system database).cursor()``, LISTENs on it and waits on ``cr._cnx``. In a thread that
-is marked with ``listening_as`` the first such cursor is a ``ListeningCursor``; while that one is
-open every other is Odoo's own (a cron thread runs jobs meanwhile, which NOTIFY). All other
-threads, and all other databases, get what they always got.
+Every listener and every NOTIFY of every Odoo series begins with
+``db_connect(system database).cursor()``. What that gives is decided in ``_cursor`` below. All
+other databases, and all other uses of the system database, get what they always got, connected
+when it was always connected.
 """
 
 import contextlib
 import functools
 import re
+import sys
 import threading
+from typing import Any, Callable, Iterator, List, Optional, Tuple
+
+import psycopg2
 
 import odoo.sql_db
 
-from . import endpoints, metrics
+from . import endpoints, metrics, notifier
 from .listener import Listener
+from .settings import Settings
 
-_thread = threading.local()  # .owner: whose listener this thread is; .open: its ListeningCursor
+_thread = threading.local()  # .subscribers: whose listener this thread is; .open: its ListeningCursor
 
 LISTEN = re.compile(r'\s*listen\s+"?(\w+)"?\s*;?\s*$', re.IGNORECASE)
 IN_RECOVERY = re.compile(r"\s*select\s+pg_is_in_recovery\(\)\s*;?\s*$", re.IGNORECASE)
 
 
 @contextlib.contextmanager
-def listening_as(owner):
+def listening_for(subscribers: Any) -> Iterator[None]:
     """Mark the current thread as a listener's.
 
-    :param owner: ``dispatcher.Bus`` or ``cron.Cron``
+    :param subscribers: of ``dispatcher`` or ``cron``; None marks nothing
     """
-    before = getattr(_thread, "owner", None)
-    _thread.owner = owner
+    before = getattr(_thread, "subscribers", None)
+    _thread.subscribers = subscribers
     try:
         yield
     finally:
-        _thread.owner = before
+        _thread.subscribers = before
 
 
-def listener_of(owner):
+def listener_of(subscribers: Callable[[Any], Any]) -> Callable:
     """Decorate a method that runs a listener's loop: it runs marked.
 
-    :param owner: called with the object, returns whose listener it is
+    :param subscribers: called with the object, returns its subscribers
     """
 
-    def decorate(run):
+    def decorate(run: Callable) -> Callable:
         @functools.wraps(run)
-        def run_as_listener(self, *args, **kwargs):
-            with listening_as(owner(self)):
+        def run_as_listener(self: Any, *args: Any, **kwargs: Any) -> Any:
+            with listening_for(subscribers(self)):
                 return run(self, *args, **kwargs)
 
         return run_as_listener
@@ -55,67 +60,136 @@ def listener_of(owner):
     return decorate
 
 
-def missing():
+def missing() -> Optional[str]:
     """What this Odoo lacks of what ``install`` needs, or None."""
     for name in ("db_connect", "connection_info_for"):
         if not hasattr(odoo.sql_db, name):
-            return "odoo.sql_db.%s" % name
+            return f"odoo.sql_db.{name}"
     return None
 
 
-def install():
-    """Put the seam in place."""
+def install() -> None:
+    """Have ``db_connect`` give these cursors."""
     upstream = odoo.sql_db.db_connect
+    keep_notify = Settings.of_odoo().keep_notify
+    if keep_notify:
+        notifier.install()
 
     @functools.wraps(upstream)
-    def db_connect(to, *args, **kwargs):
-        owner = getattr(_thread, "owner", None)
-        if (
-            owner is None
-            or getattr(_thread, "open", None) is not None
-            or to != endpoints.system_database()
-        ):
-            return upstream(to, *args, **kwargs)
-        return ListeningDatabase(owner, functools.partial(upstream, to, *args, **kwargs))
+    def db_connect(to: str, *args: Any, **kwargs: Any) -> Any:
+        connection = upstream(to, *args, **kwargs)
+        if to == endpoints.system_database() and not args and not kwargs:
+            connection.cursor = functools.partial(_cursor, connection.cursor, keep_notify)
+        return connection
 
     odoo.sql_db.db_connect = db_connect
 
 
-class ListeningDatabase(object):
-    """What ``db_connect`` returns to a listener.
+def _cursor(own: Callable[..., Any], keep_notify: bool, *args: Any, **kwargs: Any) -> Any:
+    """The cursor that a thread gets.
 
-    :param pooled: called without arguments, returns what Odoo itself would have returned
+    :param own: gives Odoo's own
+    """
+    own = functools.partial(own, *args, **kwargs)
+    subscribers = getattr(_thread, "subscribers", None)
+    if subscribers is not None and getattr(_thread, "open", None) is None:
+        # Others while this one is open are no listeners: a cron thread runs jobs meanwhile.
+        return ListeningCursor(subscribers, own)
+    # Only to a function that NOTIFYs, since Odoo's own cursor connects when it is made and others
+    # rely on that: where that fails, listing the databases raises, but where its query fails, it
+    # finds none, and logs everyone out.
+    if keep_notify and notifier.sends(sys._getframe(1).f_code):
+        return NotifyingCursor(own)
+    return own()
+
+
+class NotifyingCursor:
+    """A cursor for NOTIFYs, which leave when it commits. It has no connection of its own.
+
+    Used for anything else it becomes one of Odoo's own, in which what was executed so far is
+    executed again.
     """
 
-    def __init__(self, owner, pooled):
-        self._owner = owner
-        self._pooled = pooled
+    def __init__(self, own: Callable[[], Any]) -> None:
+        self._own = own
+        self._cursor: Any = None  # Odoo's own
+        self._closed = False
+        self._executed: List[Tuple[notifier.Notification, tuple]] = []  # not committed yet
 
-    def cursor(self, *args, **kwargs):
-        return ListeningCursor(self._owner, self._pooled)
+    @property
+    def closed(self) -> bool:
+        return self._closed if self._cursor is None else self._cursor.closed
 
-    def __getattr__(self, name):
-        return getattr(self._pooled(), name)
+    def execute(self, query: Any, params: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if self._cursor is None and not self._closed:
+            notification = notifier.parse(query, params)
+            if notification is not None:
+                self._executed.append((notification, (query, params)))
+                return None
+        return self._opened().execute(query, params, *args, **kwargs)
+
+    def commit(self) -> None:
+        executed, self._executed = self._executed, []
+        if self._cursor is not None:
+            self._cursor.commit()
+        elif executed:
+            notifier.of_process().send([notification for notification, _ in executed])
+
+    def rollback(self) -> None:
+        self._executed = []
+        if self._cursor is not None:
+            self._cursor.rollback()
+
+    def close(self) -> None:
+        self._executed = []
+        self._closed = True
+        if self._cursor is not None:
+            self._cursor.close()
+
+    def __enter__(self) -> "NotifyingCursor":
+        return self
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        try:
+            if exc_type is None:
+                self.commit()
+        finally:
+            self.close()
+
+    def _opened(self) -> Any:
+        if self._cursor is None:
+            if self._closed:
+                raise psycopg2.InterfaceError("Cursor already closed")
+            self._cursor = self._own()
+            for _, statement in self._executed:
+                self._cursor.execute(*statement)
+            self._executed = []
+        return self._cursor
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._opened(), name)
 
 
-class ListeningCursor(object):
+class ListeningCursor:
     """The part of Odoo's cursor that listeners use.
 
     LISTEN goes to the listener; a statement of any other kind, which no listener of Odoo's
-    sends, goes to a pooled cursor of Odoo's own.
+    sends, goes to a cursor of Odoo's own.
     """
 
-    def __init__(self, owner, pooled):
-        self._listener = Listener(owner)
+    def __init__(self, subscribers: Any, own: Callable[[], Any]) -> None:
+        self._listener = Listener(subscribers)
         self._cnx = self._listener.loop_connection
-        self._pooled = pooled
-        self._cursor = None
+        self._own = own
+        self._cursor: Any = None  # Odoo's own
         self._in_recovery = False
         self.closed = False
         _thread.open = self
         metrics.serve()
 
-    def execute(self, query, *args, **kwargs):
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         listen = LISTEN.match(query) if isinstance(query, str) else None
         self._in_recovery = isinstance(query, str) and bool(IN_RECOVERY.match(query))
         if listen:
@@ -123,21 +197,22 @@ class ListeningCursor(object):
         elif not self._in_recovery:
             # Asked about recovery, "no" makes the loop LISTEN. That a standby takes no LISTEN is
             # the listener's affair: it goes on until it finds a primary.
-            return self._pooled_cursor().execute(query, *args, **kwargs)
+            return self._opened().execute(query, *args, **kwargs)
+        return None
 
-    def fetchone(self):
-        return (False,) if self._in_recovery else self._pooled_cursor().fetchone()
+    def fetchone(self) -> Optional[tuple]:
+        return (False,) if self._in_recovery else self._opened().fetchone()
 
-    def commit(self):
+    def commit(self) -> None:
         self._listener.begin()
         if self._cursor is not None:
             self._cursor.commit()
 
-    def rollback(self):
+    def rollback(self) -> None:
         if self._cursor is not None:
             self._cursor.rollback()
 
-    def close(self):
+    def close(self) -> None:
         if self.closed:
             return
         self.closed = True
@@ -147,20 +222,20 @@ class ListeningCursor(object):
         if self._cursor is not None:
             self._cursor.close()
 
-    def __enter__(self):
+    def __enter__(self) -> "ListeningCursor":
         return self
 
-    def __exit__(self, exc_type, exc_value, traceback):
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         if exc_type is None:
             self.commit()
         self.close()
 
-    def _pooled_cursor(self):
+    def _opened(self) -> Any:
         if self._cursor is None:
-            self._cursor = self._pooled().cursor()
+            self._cursor = self._own()
         return self._cursor
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self._pooled_cursor(), name)
+        return getattr(self._opened(), name)

@@ -149,7 +149,7 @@ def test_upstreams_arguments_are_passed_on():
 
 
 def test_a_marked_thread_listens_directly(addon, subscribers, listeners, notify):
-    with addon.routing.listening_as(subscribers()), listening("inside", listeners) as cr:
+    with addon.routing.listening_for(subscribers()), listening("inside", listeners) as cr:
         notify("inside", "through the pooler")
         assert received(cr._cnx, "through the pooler")
         notify("another_channel", "not for us")
@@ -158,7 +158,7 @@ def test_a_marked_thread_listens_directly(addon, subscribers, listeners, notify)
 
 
 def test_only_the_first_cursor_listens(addon, subscribers, listeners, notify):
-    with addon.routing.listening_as(subscribers()):
+    with addon.routing.listening_for(subscribers()):
         for turn in ("first", "again"):     # when it is closed, the next one listens
             with listening("inside", listeners) as cr:
                 for _ in range(3):
@@ -174,7 +174,7 @@ def test_only_the_first_cursor_listens(addon, subscribers, listeners, notify):
 
 def test_other_databases_are_not_touched(addon, subscribers, listeners, request):
     name = request.config.getoption("--odoo-database")
-    with addon.routing.listening_as(subscribers()):
+    with addon.routing.listening_for(subscribers()):
         assert type(odoo.sql_db.db_connect(name)) is odoo.sql_db.Connection
         with odoo.sql_db.db_connect(name).cursor() as cr:
             assert is_pooled(cr)
@@ -186,7 +186,7 @@ def test_other_databases_are_not_touched(addon, subscribers, listeners, request)
 def test_a_job_in_a_listeners_thread_notifies_through_the_pooler(addon, subscribers, listeners, request):
     """A cron thread runs jobs while its listening cursor is open; what they send comes back to it."""
     name = request.config.getoption("--odoo-database")
-    with addon.routing.listening_as(subscribers()), listening("imbus", listeners) as cr:
+    with addon.routing.listening_for(subscribers()), listening("imbus", listeners) as cr:
         with Registry(name).cursor() as job:
             api.Environment(job, api.SUPERUSER_ID, {})["bus.bus"]._sendone("inside", "bus_alt", {})
             job.precommit.run()
@@ -202,7 +202,7 @@ def test_threads_are_on_their_own(addon, subscribers, listeners, notify):
     together = threading.Barrier(3)
 
     def marked(channel):
-        with addon.routing.listening_as(subscribers()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+        with addon.routing.listening_for(subscribers()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
             cr.execute("LISTEN " + channel)
             cr.commit()
             together.wait(60)
@@ -225,12 +225,12 @@ def test_a_mark_ends_with_its_block(addon, subscribers, listeners):
     class Broken(Exception):
         pass
 
-    with pytest.raises(Broken), addon.routing.listening_as(subscribers()), listening("inside", listeners):
+    with pytest.raises(Broken), addon.routing.listening_for(subscribers()), listening("inside", listeners):
         raise Broken()
     wait_until(lambda: not listeners(), "the listener ends")
     assert type(odoo.sql_db.db_connect(SYSTEM)) is odoo.sql_db.Connection
     # inside a block, a cursor that ended with an error lets the next one listen
-    with addon.routing.listening_as(subscribers()):
+    with addon.routing.listening_for(subscribers()):
         with pytest.raises(Broken), listening("inside", listeners):
             raise Broken()
         wait_until(lambda: not listeners(), "the listener ends")
@@ -239,7 +239,7 @@ def test_a_mark_ends_with_its_block(addon, subscribers, listeners):
 
 
 def test_a_query_of_another_kind_is_pooled(addon, subscribers, listeners):
-    with addon.routing.listening_as(subscribers()), listening("inside", listeners) as cr:
+    with addon.routing.listening_for(subscribers()), listening("inside", listeners) as cr:
         cr.execute("SELECT pg_is_in_recovery()")
         assert cr.fetchone() == (False,)
         direct, = listeners()
@@ -250,7 +250,7 @@ def test_a_query_of_another_kind_is_pooled(addon, subscribers, listeners):
 def test_a_listener_that_cannot_connect_ends_too(addon, subscribers, listeners, monkeypatch):
     monkeypatch.setenv("IMDISPATCHER_DB_PORT", "1")
     before = threads()
-    with addon.routing.listening_as(subscribers()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+    with addon.routing.listening_for(subscribers()), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
         cr.execute("LISTEN inside")
         cr.commit()
         wait_until(lambda: cr._listener.state.problem, "it says that it cannot connect")
@@ -262,7 +262,7 @@ def test_a_listener_that_cannot_connect_ends_too(addon, subscribers, listeners, 
 def test_the_next_host_is_tried(addon, subscribers, listeners, notify, monkeypatch):
     monkeypatch.setenv("IMDISPATCHER_DB_HOST", "127.0.0.1,%s" % config["imdispatcher_db_host"])
     monkeypatch.setenv("IMDISPATCHER_DB_PORT", "1,%s" % config["imdispatcher_db_port"])
-    with addon.routing.listening_as(subscribers()), listening("inside", listeners) as cr:
+    with addon.routing.listening_for(subscribers()), listening("inside", listeners) as cr:
         notify("inside", "here")
         assert received(cr._cnx, "here")
 
@@ -283,7 +283,7 @@ def descriptors():
 
 
 def test_nothing_leaks_after_close(addon, subscribers, listeners, notify):
-    with addon.routing.listening_as(subscribers()):
+    with addon.routing.listening_for(subscribers()):
         with listening("inside", listeners):    # what is made once, by Odoo's pool or an import, is made now
             notify("inside", "before")
         wait_until(lambda: not listeners() and not threads(), "the first one ends")
@@ -304,7 +304,7 @@ def test_nothing_leaks_after_close(addon, subscribers, listeners, notify):
 
 
 def test_a_cursor_that_never_listened_leaves_nothing(addon, subscribers):
-    with addon.routing.listening_as(subscribers()):
+    with addon.routing.listening_for(subscribers()):
         before = descriptors()
         for _ in range(CYCLES):
             odoo.sql_db.db_connect(SYSTEM).cursor().close()
