@@ -203,6 +203,11 @@ def memory(pid, field="Rss"):
     return int(re.search(rf"^{field}:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1]) / 1024
 
 
+def virtual_memory(pid):
+    """MiB of address space, which is what Odoo's limit_memory_soft counts."""
+    return int(re.search(r"^VmSize:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)[1]) / 1024
+
+
 def versions(stack):
     """What took part, for the documents: {name: version}."""
     machine = stack.machine
