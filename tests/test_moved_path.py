@@ -15,7 +15,7 @@ from stack.flow import Flow
 from stack.jobs import QUICK, a_job
 from stack.listeners import wait_listening
 from stack.process import wait_until
-from stack.state import DEGRADED, health, instant, lines, pass_seconds, wait_failing, wait_healthy
+from stack.state import DEGRADED, health, instant, lines, pass_seconds, wait_healthy
 
 NOTICED = 40.0      # seconds: the pooled path is asked every half minute, with jitter
 COPIES = itertools.count(1)
@@ -120,8 +120,9 @@ def test_with_one_address_it_is_said(stack, odoo, move, job, how, workers):
         wait_healthy(server)
         since = server.log_size()
         event = move.now(how)
-        said = wait_failing(server, timeout=NOTICED)
-        assert said["cause"] == "other server"
+        wait_until(lambda: health(server)[1].get("cause") == "other server", NOTICED, lambda: f"said: {health(server)}")
+        status, said = health(server)
+        assert (status, said["status"]) == (503, "fail")
         assert "imdispatcher_db_host" in said["remedy"]
         for name in ["bus", "cron"] if trigger else ["bus"]:
             server.wait_log(rf" ERROR .*The {name} listener does not receive NOTIFYs: it listens on "

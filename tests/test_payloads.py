@@ -21,7 +21,7 @@ def heard(request, odoo):
 
 def parsed(server, since):
     """What upstream's loop parsed since."""
-    return [line.partition("Upstream parses ")[2] for line in server.log_text(since).splitlines()
+    return [line.partition("Upstream parses ")[2].strip() for line in server.log_text(since).splitlines()
             if "Upstream parses " in line]
 
 

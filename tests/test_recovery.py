@@ -83,7 +83,7 @@ def serve(odoo, proxy, databases, **options):
 
 
 @pytest.mark.parametrize("channel", [None, "not JSON", "[" * 3000, '{"a": 1}', "7"])
-def test_a_channel_that_cannot_be_read(stack, odoo, proxy, second, channel):
+def test_a_channel_that_cannot_be_read(stack, second, odoo, proxy, channel):
     """It costs neither what comes with it nor what comes behind, in its database and in the next."""
     server = serve(odoo, proxy, ["demo", second])
     with clients(stack, server, "demo", second) as found:
@@ -105,28 +105,31 @@ def test_a_channel_that_cannot_be_read(stack, odoo, proxy, second, channel):
 
 
 @pytest.fixture
-def unresponsive(stack, second):
-    """A database that the pooler reaches by a way of its own, which can be frozen: (its name, its proxy)."""
+def unresponsive(stack):
+    """Databases that the pooler reaches by a way of their own, which can be frozen: (their names, the proxy)."""
     proxy = Proxy((stack.postgres.host, stack.postgres.port))
-    stack.pgbouncer.databases[second] = f"host={proxy.host} port={proxy.port}"
+    names = [stack.database(f"second{next(NAMES)}") for _ in range(3)]
+    for name in names:
+        stack.pgbouncer.databases[name] = f"host={proxy.host} port={proxy.port}"
     stack.pgbouncer.reload()
-    stack.pgbouncer.command("RECONNECT")
-    yield second, proxy
-    del stack.pgbouncer.databases[second]
+    yield names, proxy
+    for name in names:
+        del stack.pgbouncer.databases[name]
     proxy.heal()
     proxy.cut()
     stack.pgbouncer.reload()
     stack.pgbouncer.command("RECONNECT")
     proxy.close()
+    for name in names:
+        stack.postgres.query(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_one_database_that_does_not_answer(stack, odoo, proxy, unresponsive):
-    """The others' messages come as ever, while it is polled and when the bus catches up."""
-    name, way = unresponsive
-    # the two times that an answer may take, long: who asks one after the other holds up the others so long
-    server = serve(odoo, proxy, [name, "demo"], imdispatcher_connect_timeout_seconds=20,
-                   imdispatcher_heartbeat_seconds=20)
-    with clients(stack, server, name, "demo") as found:
+@pytest.mark.needs("message_type")      # before 15 channels name no database: who is woken may be of any
+def test_databases_that_do_not_answer(stack, unresponsive, odoo, proxy):
+    """The others' messages come as ever, while they are polled and when the bus catches up."""
+    names, way = unresponsive
+    server = serve(odoo, proxy, [*names, "demo"])
+    with clients(stack, server, *names, "demo") as found:
         client, sender = found["demo"]
         wait_listening(stack.postgres, server, "bus")
         wait_healthy(server)
@@ -135,22 +138,24 @@ def test_one_database_that_does_not_answer(stack, odoo, proxy, unresponsive):
         try:
             wait_failing(server)
             pass_seconds(3)         # polling has begun
-            for number in range(4):
+            for number in range(3):
                 sender.insert(number)
                 gets(client, number)
             sender.insert("in the dark")
             proxy.heal()
             gets(client, "in the dark")
-            # and its own when it answers again
-            found[name][1].insert("at last")
+            # and their own when they answer again
+            for name in names:
+                found[name][1].insert("at last")
             way.heal()
-            gets(found[name][0], "at last", timeout=30)
+            for name in names:
+                gets(found[name][0], "at last", timeout=30)
         finally:
             way.heal()
             proxy.heal()
 
 
-def test_a_database_that_was_dropped(stack, odoo, proxy, second):
+def test_a_database_that_was_dropped(stack, second, odoo, proxy):
     """Its clients are still there when the bus catches up, which does not wait for them."""
     server = serve(odoo, proxy, [second, "demo"])
     with clients(stack, server, second, "demo") as found:
@@ -167,5 +172,5 @@ def test_a_database_that_was_dropped(stack, odoo, proxy, second):
         finally:
             proxy.heal()
         server.wait_log("The bus listener is listening again on ", timeout=DEGRADED, since=since)
-        gets(client, "in the dark", timeout=5)
+        gets(client, "in the dark")
         assert wait_healthy(server)["state"] == "listening"

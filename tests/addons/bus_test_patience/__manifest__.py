@@ -1,8 +1,0 @@
-{
-    "name": "A test: long polling that waits longer",
-    "version": "1.0.0",
-    "license": "AGPL-3",
-    "author": "Bus Alt Connection contributors",
-    "depends": ["bus"],
-    "installable": True,
-}
