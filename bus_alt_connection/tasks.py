@@ -143,7 +143,8 @@ class Tasks:
         self.call(lambda: None)
 
     def close(self) -> None:
-        for task in list(self._waiting):
+        # What was woken may not have gone on: one that was woken with it may have failed.
+        for task in [*self._waiting, *(task for task, _ in self.runnable)]:
             task.cancel()
         for resource in (self._selector, self._reader, self._writer):
             resource.close()
