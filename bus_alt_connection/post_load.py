@@ -55,7 +55,8 @@ def _report(settings: Settings) -> None:
     try:
         address = " or ".join(map(endpoints.shown, endpoints.direct(settings)))
     except ConnectionLost as exc:
-        _logger.error("The listeners have no direct connection yet: %s.", exc)
+        if not settings.refused:  # those are logged already
+            _logger.error("The listeners have no direct connection yet: %s.", exc)
         return
     if settings.configured:
         _logger.info("The listeners of the bus and of cron connect to %s.", address)
