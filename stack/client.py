@@ -174,24 +174,44 @@ class LongPolling(Client):
     connection = None
 
     def listen(self):
-        address = urlsplit(self.session.odoo.evented_url)
-        headers = {"Content-Type": "application/json",
-                   "Cookie": f"session_id={self.session.http.cookies.get('session_id')}"}
         # longer than the 50 s after which Odoo answers that there is nothing
-        self.connection = http.client.HTTPConnection(address.hostname, address.port, timeout=70)
+        self.connection = self.connect(70)
         try:
             while not self.closing.is_set():
-                params = {"channels": self.channels, "last": self.last, "options": {}}
-                self.connection.request("POST", "/longpolling/poll", json.dumps({"params": params}), headers)
-                # it reads the table before it waits: what comes from here on is not missed
-                self.subscribed.set()
-                self.take(result(json.loads(self.connection.getresponse().read())) or [])
+                self.poll(self.connection)
+                if not self.subscribed.is_set():
+                    self.peek()
+                    self.subscribed.set()
+                self.take(answer_of(self.connection) or [])
         finally:
             self.connection.close()
+
+    def connect(self, timeout):
+        address = urlsplit(self.session.odoo.evented_url)
+        return http.client.HTTPConnection(address.hostname, address.port, timeout=timeout)
+
+    def poll(self, connection, **options):
+        headers = {"Content-Type": "application/json",
+                   "Cookie": f"session_id={self.session.http.cookies.get('session_id')}"}
+        params = {"channels": self.channels, "last": self.last, "options": options}
+        connection.request("POST", "/longpolling/poll", json.dumps({"params": params}), headers)
+
+    def peek(self):
+        """Ask the same and do not wait. Once that is answered the poll that began before has read the table, too."""
+        connection = self.connect(DEADLINE)
+        try:
+            self.poll(connection, peek=True)
+            answer_of(connection)
+        finally:
+            connection.close()
 
     def abort(self):
         if self.connection and self.connection.sock:
             cut(self.connection.sock)
+
+
+def answer_of(connection):
+    return result(json.loads(connection.getresponse().read()))
 
 
 def cut(sock):
