@@ -61,17 +61,20 @@ class Apt:
         options = [part for name, value in self.options.items() for part in ("-o", f"{name}={value}")]
         return run([tool, "-q", *options, *args], failure, env=self.env, **kw)
 
-    def update(self, lists):
-        """Read the package lists into this folder, twice if that fails."""
+    def update(self, lists, failure="could not read Debian's package lists: check the network and apt-get update"):
+        """Read the package lists into this folder; again, from nothing, if that fails."""
         self.options["Dir::State::Lists"] = lists
-        (lists / "partial").mkdir(parents=True, exist_ok=True)
-        failure = "could not read Debian's package lists: check the network and apt-get update"
-        try:
-            self.call("apt-get", "update", failure=failure)
-        except StackError as exc:
-            say(f"{exc}: trying again in {PAUSE} s")
-            time.sleep(PAUSE)
-            self.call("apt-get", "update", failure=failure)
+        for left in (1, 0):
+            shutil.rmtree(lists, ignore_errors=True)
+            (lists / "partial").mkdir(parents=True)
+            try:
+                self.call("apt-get", "update", failure=failure)
+                return
+            except StackError as exc:
+                if not left or is_full(exc):
+                    raise
+                say(f"{exc}: trying again in {PAUSE} s")
+                time.sleep(PAUSE)
 
     def targets(self):
         """The package indexes of Debian itself, as dicts of apt's fields, the main suite first."""
@@ -155,16 +158,17 @@ def size(path):
 
 def package_lists(cache):
     """The lists of this machine's own apt sources, as of today."""
-    uris = Apt("/nonexistent").call("apt-get", "indextargets", "--format", "$(URI)",
-                                    failure="apt-get indextargets failed: does apt work here?")
+    uris = run(["apt-get", "indextargets", "--no-release-info", "--format", "$(URI)"],
+               "apt-get indextargets failed: does apt work here?")
 
     def make(folder, work):
         say("reading the package lists of this machine's apt sources")
+        apt = Apt(folder)
         try:
-            Apt(folder).update(folder / "lists")
+            apt.update(folder / "lists")
         except StackError as exc:
             # A third party's source that is down must not stop us: what is missing shows when it is asked for.
-            if is_full(exc) or not list((folder / "lists").glob("*Packages*")):
+            if is_full(exc) or not apt.fields("apt"):
                 raise
             say(f"going on without a part of them: {exc}")
     return todays(cache, "own", uris, make)

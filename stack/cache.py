@@ -75,10 +75,10 @@ class Cache:
         making = self.folder / "making" / name
         try:
             with self.explained():
-                making.mkdir(parents=True, exist_ok=True)
+                readable(making)
                 # a name of its own: a program that outlives the process that was killed may still write into the last
                 temporary = Path(tempfile.mkdtemp(dir=making))
-                for path in (making.parent, making, temporary, temporary / "new", temporary / "work"):
+                for path in (temporary, temporary / "new", temporary / "work"):
                     readable(path)
                 make(temporary / "new", temporary / "work", *needed)
                 (temporary / "new" / ".complete").touch()
@@ -86,20 +86,18 @@ class Cache:
                 os.rename(temporary / "new", self.folder / name)
         finally:
             shutil.rmtree(making, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                making.parent.rmdir()
 
     def open(self):
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in (self.folder, self.folder / "locks"):
+        for path in (self.folder, self.folder / "locks", self.folder / "making"):
             readable(path)
 
     def sweep(self):
         """Remove what killed processes left: what lies in making/ and has no lock that is held."""
-        for path in list((self.folder / "making").glob("*")):
-            with self.lock_file(path.name) as lock, contextlib.suppress(BlockingIOError):
+        for name in os.listdir(self.folder / "making"):
+            with self.lock_file(name) as lock, contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(self.folder / "making" / name, ignore_errors=True)
 
     def lock_file(self, name):
         return open(self.folder / "locks" / name, "a+")
@@ -159,7 +157,6 @@ class Cache:
 
 def readable(folder):
     """Make the folder, for every user to read: PostgreSQL, which refuses root, runs as another one."""
-    if not folder.is_dir():
-        folder.mkdir()
+    folder.mkdir(exist_ok=True)
     if folder.stat().st_uid == os.geteuid():
         folder.chmod(0o755)

@@ -47,31 +47,29 @@ def pip(cache):
 
 
 def run_pip(how, work, what, *args, count=None):
-    """`pip *args`, twice if it fails. `what`: for the user. `count`: how many packages pip is going to name."""
+    """`pip *args`, again if it fails. `what`: for the user. `count`: how many packages pip is going to name."""
     command, env = how
-    named = []
-    state = {"verb": "downloaded"}
+    # what it unpacks goes where it is removed with the rest
+    env = {**env, "TMPDIR": str(work)}
+    # the last time without what earlier ones kept, should that be what is wrong
+    for more in ([], [], ["--no-cache-dir"]):
+        named = []
 
-    def seen(line):
-        if re.match(r"(Collecting|Processing) ", line):
-            named.append(line)
-        elif line.startswith("Installing collected packages"):
-            state["verb"] = "downloaded, installing them"
+        def seen(line, named=named):
+            if line.startswith(("Collecting ", "Processing ")):
+                named.append(line)
 
-    def once():
-        named.clear()
-        with progress(lambda: count and f"{what}: {len(named)} of {count} packages {state['verb']}"):
-            run([*command, *args], f"pip could not get {what}: check the network and pip's settings", seen=seen,
-                # what it unpacks goes where it is removed with the rest
-                env={**env, "TMPDIR": str(work)})
-    try:
-        once()
-    except StackError as exc:
-        if is_full(exc):
-            raise
-        say(f"{exc}: trying again in {PAUSE} s")
-        time.sleep(PAUSE)
-        once()
+        try:
+            with progress(lambda named=named: count and f"{what}: {len(named)} of {count} packages downloaded"
+                          + ", installing them" * (len(named) == count)):
+                run([*command, *args, *more], f"pip could not get {what}: check the network and pip's settings",
+                    seen=seen, env=env)
+            return
+        except StackError as exc:
+            if more or is_full(exc):
+                raise
+            say(f"{exc}: trying again in {PAUSE} s")
+            time.sleep(PAUSE)
 
 
 def interpreter():
