@@ -36,6 +36,10 @@ def need_debian(what, error=StackError):
                     "(PostgreSQL and PgBouncer), set ODOO_HOME (Odoo), or use docker compose up")
 
 
+def flags(options):
+    return [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
+
+
 class Apt:
     """apt with the lists of one folder (`package_lists`, `release_lists`), which downloads into `work`."""
 
@@ -58,8 +62,7 @@ class Apt:
         return self.work / "archives"
 
     def call(self, tool, *args, failure, **kw):
-        options = [part for name, value in self.options.items() for part in ("-o", f"{name}={value}")]
-        return run([tool, "-q", *options, *args], failure, env=self.env, **kw)
+        return run([tool, "-q", *flags(self.options), *args], failure, env=self.env, **kw)
 
     def update(self, lists, failure="could not read Debian's package lists: check the network and apt-get update"):
         """Read the package lists into this folder; again, from nothing, if that fails."""
@@ -158,7 +161,7 @@ def size(path):
 
 def package_lists(cache):
     """The lists of this machine's own apt sources, as of today."""
-    uris = run(["apt-get", "indextargets", "--no-release-info", "--format", "$(URI)"],
+    uris = run(["apt-get", *flags(OPTIONS), "indextargets", "--no-release-info", "--format", "$(URI)"],
                "apt-get indextargets failed: does apt work here?")
 
     def make(folder, work):

@@ -107,5 +107,5 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def interrupt_once(*_):
     """The handler of a process that ends when it is interrupted: once, so that nothing interrupts the cleaning."""
     for number in INTERRUPTS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)      # Python complains where SIG_IGN meets a signal that has come
     raise KeyboardInterrupt

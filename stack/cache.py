@@ -63,8 +63,8 @@ class Cache:
             if not self.makes:
                 raise Missing(name)
             needed = [need() for need in needs]
+            self.open()
             with self.explained():
-                self.open()
                 self.sweep()
                 with self.locked(name):
                     if not self.has(name):
@@ -88,9 +88,11 @@ class Cache:
             shutil.rmtree(making, ignore_errors=True)
 
     def open(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path in (self.folder, self.folder / "locks", self.folder / "making"):
-            readable(path)
+        """Make the cache folder, or say why it cannot be made."""
+        with self.explained():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in (self.folder, self.folder / "locks", self.folder / "making"):
+                readable(path)
 
     def sweep(self):
         """Remove what killed processes left: what lies in making/ and has no lock that is held."""

@@ -40,6 +40,7 @@ def fetch(cache, names, optional=()):
     missing = [name for name in THINGS if name in names and not is_there(cache, name)]
     if not missing:
         return
+    cache.open()
     began = time.monotonic()
     say(f"fetching into {cache.folder}: {', '.join(missing)} (the first time)")
     handlers = {number: signal.signal(number, interrupt_once) for number in INTERRUPTS}

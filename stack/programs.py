@@ -40,6 +40,14 @@ def installed(program):
     return Path(found) if found else None
 
 
+def need_readable(folder):
+    """PostgreSQL and PgBouncer refuse root, and run from this folder as another user then."""
+    hidden = [path for path in (folder, *folder.parents) if path.is_dir() and not path.stat().st_mode & 0o001]
+    if hidden and os.geteuid() == 0:
+        raise StackError(f"{hidden[-1]} is closed to the user that PostgreSQL runs as in place of root: set "
+                         "BUS_ALT_CACHE to a folder that everyone can read")
+
+
 def programs(cache):
     """(folder of PostgreSQL's programs, PgBouncer, environment to run them with)"""
     pg_bin, pgbouncer = (None, None) if forced() else (installed_postgres(), installed("pgbouncer"))
@@ -56,6 +64,7 @@ def programs(cache):
         unpack(what, apt.install(what, wanted, *(["--reinstall"] if forced() else [])), folder)
 
     need_debian("PostgreSQL or PgBouncer is missing")
+    need_readable(cache.folder)
     missing = "-".join(["postgresql"] * (not pg_bin) + ["pgbouncer"] * (not pgbouncer))
     root = cache.made("programs-" + missing, make, lambda: package_lists(cache))
     if not pg_bin:

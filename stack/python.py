@@ -40,10 +40,14 @@ def pip(cache):
 
     need_debian("this Python has no pip")
     root = cache.made("pip", make, lambda: package_lists(cache))
+    wheel = max(root.glob("usr/share/python-wheels/pip-*.whl"))
     # Debian's pip trusts the system's certificates only, which a bare machine has not got
     if not CERTIFICATES.exists():
         env.setdefault("PIP_CERT", str(root / "ca.pem"))
-    return [sys.executable, max(root.glob("usr/share/python-wheels/pip-*.whl")) / "pip"], env
+        if tuple(map(int, re.findall(r"\d+", wheel.name)[:2])) >= (24, 2):
+            # or else it reads the system's in any case, and fails
+            env["PIP_USE_DEPRECATED"] = "legacy-certs"
+    return [sys.executable, wheel / "pip"], env
 
 
 def run_pip(how, work, what, *args, count=None):

@@ -4,6 +4,7 @@ Contract: `Mirror(folder)` serves on 127.0.0.1 until `close`. `environment(cache
 pip are the real ones, and so is all that stack/ does; only what is downloaded is small. `fail` and `hold` have the next
 requests for a path fail or wait.
 """
+import contextlib
 import fnmatch
 import hashlib
 import http.server
@@ -11,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -41,10 +43,9 @@ PACKAGES = {
 
 
 class Mirror:
-    def __init__(self, folder, pip, python):
-        """`pip`: the folder of an importable pip. `python`: an interpreter, which is Debian bullseye's here too."""
+    def __init__(self, folder, pip):
+        """`pip`: the folder of an importable pip."""
         self.folder = Path(folder)
-        self.python = python
         self.failures = []      # (pattern of a path, how, times left)
         self.held = {}          # pattern of a path -> (asked, go on), two events
         self.asked = []
@@ -106,7 +107,7 @@ class Mirror:
             # that release's Python: it has to run, and to compile what the other packages brought
             (tree / "usr/bin").mkdir(parents=True)
             interpreter = tree / "usr/bin/python3.9"
-            interpreter.write_text(f'#!/bin/sh\nexec env -u LD_LIBRARY_PATH {self.python} "$@"\n')
+            interpreter.write_text('#!/bin/sh\nexec env -u LD_LIBRARY_PATH "$MIRROR_PYTHON" "$@"\n')
             interpreter.chmod(0o755)
         run(["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", tree, self.folder / "pool" / f"{name}.deb"],
             "no package built")
@@ -189,7 +190,8 @@ class Mirror:
                 request.wfile.flush()
                 asked.set()
                 go_on.wait(60)
-                request.wfile.write(data[len(data) // 2:])
+                with contextlib.suppress(OSError):      # it may have been killed since
+                    request.wfile.write(data[len(data) // 2:])
                 return True
         return False
 
@@ -207,13 +209,17 @@ class Mirror:
         self.held.clear()
         self.asked.clear()
 
-    def environment(self, cache):
-        """The environment of a process that fills this cache folder from here, and uses nothing of this machine's."""
+    def environment(self, cache, python=sys.executable):
+        """The environment of a process that fills this cache folder from here, and uses nothing of this machine's.
+
+        `python`: what runs where Debian bullseye's own would."""
+        # apt would go to the machine's own mirror without this file, without a word
+        assert all(path.stat().st_mode & 0o001 for path in (self.folder, *self.folder.parents)), "closed to other users"
         clean = {name: value for name, value in os.environ.items()
                  if not name.startswith(("PIP_", "BUS_ALT_", "ODOO_")) and not name.lower().endswith("_proxy")}
         return {**clean, "BUS_ALT_CACHE": str(cache), "BUS_ALT_PROGRAMS": "download", "APT_CONFIG":
                 str(self.folder / "apt.conf"), "PIP_INDEX_URL": f"{self.url}/simple", "PIP_CONFIG_FILE": os.devnull,
-                "PIP_CERT": "", "PYTHONDONTWRITEBYTECODE": "1"}
+                "PIP_CERT": "", "MIRROR_PYTHON": python, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def close(self):
         self.calm()
@@ -221,17 +227,16 @@ class Mirror:
         self.server.server_close()
 
 
-def processes(cache):
-    """The ids of the processes that work for this cache folder, and their command lines."""
-    found = {}
+def processes(folder):
+    """{id: command line} of the processes that have to do with this folder: by what they were told, or where they are."""
+    found, name = {}, str(folder).encode()
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            if f"BUS_ALT_CACHE={cache}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                state = (path / "stat").read_text().rpartition(")")[2].split()[0]
-                if state != "Z" and int(path.name) != os.getpid():
-                    found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            known = (path / "environ").read_bytes() + (path / "cmdline").read_bytes() + os.readlink(path / "cwd").encode()
+            if name in known and int(path.name) != os.getpid():
+                found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
-            continue
+            continue        # it has ended
     return found
 
 

@@ -13,6 +13,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -222,12 +223,21 @@ FOLDERS = {"chromium", "haproxy", "odoo", "odoo-14", "pip", "programs-postgresql
 
 
 @pytest.fixture(scope="module")
-def mirror(tmp_path_factory):
+def served():
     if not all(map(os.path.exists, ("/usr/bin/apt-get", "/usr/bin/dpkg-deb"))):
         pytest.skip("NOT TESTED: apt and dpkg are not here, and the real makers use them")
-    mirror = Mirror(tmp_path_factory.mktemp("mirror") / "served", pip_folder(), sys.executable)
-    yield mirror
-    mirror.close()
+    with tempfile.TemporaryDirectory(prefix="bus-alt-mirror-") as folder:
+        os.chmod(folder, 0o755)     # for users without root too
+        mirror = Mirror(Path(folder) / "served", pip_folder())
+        yield mirror
+        mirror.close()
+
+
+@pytest.fixture
+def mirror(served):
+    """The mirror, without the faults of the test before."""
+    yield served
+    served.calm()
 
 
 def pip_folder():
@@ -236,13 +246,6 @@ def pip_folder():
     if command[1] != "-m":
         pytest.skip(f"NOT TESTED: pip is in {command[1]}, not in a folder")
     return Path(json.loads(run([command[0], "-c", "import json, pip; print(json.dumps(pip.__path__[0]))"], "no pip")))
-
-
-@pytest.fixture(autouse=True)
-def calm(request):
-    yield
-    if "mirror" in request.fixturenames:
-        request.getfixturevalue("mirror").calm()
 
 
 def finish(process, timeout=DEADLINE):
