@@ -7,7 +7,6 @@ never changed: another pin makes another folder. pip is the machine's, or else D
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time

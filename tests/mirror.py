@@ -1,24 +1,33 @@
 """A Debian mirror and a Python package index on this machine, with a tiny package for each that the stack asks for.
 
-Contract: `Mirror(folder)` serves on 127.0.0.1 until `close`. `environment(cache)` has a process use nothing else: apt and
-pip are the real ones, and so is all that stack/ does; only what is downloaded is small. `fail` and `hold` have the next
-requests for a path fail or wait.
+Contract: `Mirror(folder)` serves on 127.0.0.1 until `close`. `environment(cache)` has a process use nothing else: apt
+and pip are the real ones, and so is all that stack/ does; only what is downloaded is small. `fail` and `hold` have the
+next requests for a path fail or wait.
 """
 import contextlib
 import fnmatch
 import hashlib
 import http.server
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from pathlib import Path
 
-from stack.base import HERE, run
+import pytest
 
+from stack.base import HERE, run
+from stack.cache import Cache, cache_folder
+from stack.fetch import THINGS
+from stack.python import pip
+
+DEADLINE = 60       # seconds: catches a hang, measures nothing
 RELEASES = ("stable", "unstable", "bullseye")
 RELEASE_PY = "version_info = ({series}, 0, 0, 'final', 0, '')\n"
 ODOO = {"usr/bin/odoo": "", "usr/lib/python3/dist-packages/odoo/release.py": RELEASE_PY}
@@ -41,17 +50,45 @@ PACKAGES = {
     "python3-prometheus-client": ("", {}),
 }
 
+# one of the groups of Python packages, for all are asked for in the same way
+ALL = [name for name in THINGS if not name.startswith("packages-")] + ["packages-browser"]
+QUICK = "import stack.apt, stack.python; stack.apt.PAUSE = stack.python.PAUSE = 0.2\n"
+ASK = QUICK + """
+import os, sys
+from stack.cache import Cache, cache_folder
+from stack.fetch import THINGS
+for name in sys.argv[1:]:
+    THINGS[name](Cache(cache_folder()))
+    print("has", name, flush=True)
+"""
+FETCH = QUICK + """
+import sys
+from stack.base import StackError
+from stack.cache import Cache, cache_folder
+from stack.fetch import fetch
+try:
+    fetch(Cache(cache_folder()), sys.argv[1:])
+except StackError as exc:
+    sys.exit(f"error: {exc}")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+FOLDERS = {"chromium", "haproxy", "odoo", "odoo-14", "pip", "programs-postgresql-pgbouncer", "published-19"}
+
 
 class Mirror:
     def __init__(self, folder, pip):
-        """`pip`: the folder of an importable pip."""
+        """`pip`: a pip that can be copied, the folder of an importable one or a wheel."""
         self.folder = Path(folder)
         self.failures = []      # (pattern of a path, how, times left)
         self.held = {}          # pattern of a path -> (asked, go on), two events
         self.asked = []
         (self.folder / "pool").mkdir(parents=True)
-        self.wheel(self.folder / "pip-9-py3-none-any.whl", {f"pip/{path.relative_to(pip)}": path.read_bytes()
-                                                            for path in Path(pip).rglob("*") if path.is_file()})
+        if pip.is_file():
+            self.pip = pip
+        else:
+            self.pip = self.wheel(self.folder / "pip-9-py3-none-any.whl", {
+                f"pip/{path.relative_to(pip)}": path.read_bytes() for path in pip.rglob("*") if path.is_file()})
         for name in PACKAGES:
             self.package(name)
         self.lists()
@@ -102,7 +139,7 @@ class Mirror:
             (tree / path).write_bytes(content if isinstance(content, bytes) else content.encode())
         if name == "python3-pip-whl":
             (tree / "usr/share/python-wheels").mkdir(parents=True)
-            shutil.copy(self.folder / "pip-9-py3-none-any.whl", tree / "usr/share/python-wheels")
+            shutil.copy(self.pip, tree / "usr/share/python-wheels")
         if name == "python3-docutils":
             # that release's Python: it has to run, and to compile what the other packages brought
             (tree / "usr/bin").mkdir(parents=True)
@@ -159,7 +196,7 @@ class Mirror:
     # -- faults
 
     def fail(self, pattern, how="cut", times=1):
-        """Have the next requests for each path like this fail. `how`: "cut" in the middle, "wrong" bytes, or a status."""
+        """Have the next requests for each path like this fail: "cut" in the middle, with "wrong" bytes, or a status."""
         self.failures.append((pattern, how, {}, times))
 
     def hold(self, pattern):
@@ -219,7 +256,7 @@ class Mirror:
                  if not name.startswith(("PIP_", "BUS_ALT_", "ODOO_")) and not name.lower().endswith("_proxy")}
         return {**clean, "BUS_ALT_CACHE": str(cache), "BUS_ALT_PROGRAMS": "download", "APT_CONFIG":
                 str(self.folder / "apt.conf"), "PIP_INDEX_URL": f"{self.url}/simple", "PIP_CONFIG_FILE": os.devnull,
-                "PIP_CERT": "", "MIRROR_PYTHON": python, "PYTHONDONTWRITEBYTECODE": "1"}
+                "MIRROR_PYTHON": python, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def close(self):
         self.calm()
@@ -228,12 +265,12 @@ class Mirror:
 
 
 def processes(folder):
-    """{id: command line} of the processes that have to do with this folder: by what they were told, or where they are."""
+    """{id: command line} of the processes that name this folder, in their environment too, or are in it."""
     found, name = {}, str(folder).encode()
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            known = (path / "environ").read_bytes() + (path / "cmdline").read_bytes() + os.readlink(path / "cwd").encode()
-            if name in known and int(path.name) != os.getpid():
+            known = (path / "environ").read_bytes() + (path / "cmdline").read_bytes()
+            if name in known + os.readlink(path / "cwd").encode() and int(path.name) != os.getpid():
                 found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue        # it has ended
@@ -244,3 +281,60 @@ def start(python, code, *args, env, **kw):
     """A process of a group of its own that runs this code with the checkout on its path."""
     return subprocess.Popen([python, "-c", code, *args], env=env, cwd=HERE.parent, text=True, start_new_session=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kw)
+
+
+def finish(process, timeout=DEADLINE):
+    """What it printed; it ended in time and well."""
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"it hangs; so far: {process.communicate()[0]}")
+    assert process.returncode == 0, output
+    return output
+
+
+def check(folder):
+    """Everything of ALL is there, and is what the mirror had."""
+    complete = {path.parent.name for path in folder.glob("*/.complete")}
+    assert complete >= FOLDERS
+    assert not left(folder)
+    assert (folder / "published-19/odoo/addons/bus_alt_connection/__manifest__.py").read_text() == "{}\n"
+    assert list((folder / "pip/usr/share/python-wheels").glob("pip-*.whl"))
+    greenlet, = folder.glob("packages-browser-*/greenlet/__init__.py")
+    assert "version" in greenlet.read_text()
+    docutils = (folder / "odoo-14/usr/lib/python3/dist-packages/docutils/__init__.py").read_text()
+    assert f"'{folder}/odoo-14/usr/share/docutils/'" in docutils
+
+
+def left(folder):
+    """What is being made, or was left by a process that ended in the middle."""
+    return os.listdir(folder / "making")
+
+
+# -- fixtures
+
+@pytest.fixture(scope="module")
+def served():
+    if not all(map(os.path.exists, ("/usr/bin/apt-get", "/usr/bin/dpkg-deb"))):
+        pytest.skip("NOT TESTED: apt and dpkg are not here, and the real makers use them")
+    with tempfile.TemporaryDirectory(prefix="bus-alt-mirror-") as folder:
+        os.chmod(folder, 0o755)     # for users without root too
+        mirror = Mirror(Path(folder) / "served", any_pip())
+        yield mirror
+        mirror.close()
+
+
+@pytest.fixture
+def mirror(served):
+    """The mirror, without the faults of the test before."""
+    yield served
+    served.calm()
+
+
+def any_pip():
+    """The pip that ./dev runs: the folder of an importable one, or Debian's wheel."""
+    command, _ = pip(Cache(cache_folder()))
+    if command[1] != "-m":
+        return command[1].parent
+    return Path(json.loads(run([command[0], "-c", "import json, pip; print(json.dumps(pip.__path__[0]))"], "no pip")))

@@ -6,36 +6,26 @@ have the shape of the real ones, so that all orders can be run; the second has t
 `mirror`. Every wait has a deadline of a minute, which catches a hang and measures nothing.
 """
 import itertools
-import json
 import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from mirror import Mirror, processes, start
+from mirror import ALL, ASK, DEADLINE, FETCH, check, finish, left, processes, start
 
-from stack.base import StackError, run
-from stack.cache import Cache, Missing, cache_folder
-from stack.fetch import THINGS
-from stack.python import pip
+from stack.base import StackError
+from stack.cache import Cache, Missing
+
+pytest_plugins = ["mirror"]
 
 FORK = multiprocessing.get_context("fork")
-DEADLINE = 60
 
 
-def left(folder):
-    """What is being made, or was left by a process that ended in the middle."""
-    return os.listdir(folder / "making")
-
-
-# -- every order, with makers of the real ones' shape -------------------------------------------------------------------
+# -- every order, with makers of the real ones' shape ------------------------------------------------------------------
 
 # what is made: what it needs from the cache, as in stack/
 SHAPE = {
@@ -124,7 +114,7 @@ def test_a_cache_that_makes_nothing(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-# -- a process that ends in the middle ----------------------------------------------------------------------------------
+# -- a process that ends in the middle ---------------------------------------------------------------------------------
 
 HALF = """
 import sys, time
@@ -194,83 +184,7 @@ def test_a_maker_that_fails_leaves_nothing(tmp_path):
         assert not (tmp_path / "thing").exists() and not left(tmp_path)
 
 
-# -- the real makers, on a mirror of tiny packages ----------------------------------------------------------------------
-
-# one of the groups of Python packages, for all are asked for in the same way
-ALL = [name for name in THINGS if not name.startswith("packages-")] + ["packages-browser"]
-QUICK = "import stack.apt, stack.python; stack.apt.PAUSE = stack.python.PAUSE = 0.2\n"
-ASK = QUICK + """
-import os, sys
-from stack.cache import Cache, cache_folder
-from stack.fetch import THINGS
-for name in sys.argv[1:]:
-    THINGS[name](Cache(cache_folder()))
-    print("has", name, flush=True)
-"""
-FETCH = QUICK + """
-import sys
-from stack.base import StackError
-from stack.cache import Cache, cache_folder
-from stack.fetch import fetch
-try:
-    fetch(Cache(cache_folder()), sys.argv[1:])
-except StackError as exc:
-    sys.exit(f"error: {exc}")
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
-FOLDERS = {"chromium", "haproxy", "odoo", "odoo-14", "pip", "programs-postgresql-pgbouncer", "published-19"}
-
-
-@pytest.fixture(scope="module")
-def served():
-    if not all(map(os.path.exists, ("/usr/bin/apt-get", "/usr/bin/dpkg-deb"))):
-        pytest.skip("NOT TESTED: apt and dpkg are not here, and the real makers use them")
-    with tempfile.TemporaryDirectory(prefix="bus-alt-mirror-") as folder:
-        os.chmod(folder, 0o755)     # for users without root too
-        mirror = Mirror(Path(folder) / "served", pip_folder())
-        yield mirror
-        mirror.close()
-
-
-@pytest.fixture
-def mirror(served):
-    """The mirror, without the faults of the test before."""
-    yield served
-    served.calm()
-
-
-def pip_folder():
-    """A pip that can be packed: of the interpreter that ./dev runs pip with."""
-    command, env = pip(Cache(cache_folder()))
-    if command[1] != "-m":
-        pytest.skip(f"NOT TESTED: pip is in {command[1]}, not in a folder")
-    return Path(json.loads(run([command[0], "-c", "import json, pip; print(json.dumps(pip.__path__[0]))"], "no pip")))
-
-
-def finish(process, timeout=DEADLINE):
-    """What it printed; it ended in time and well."""
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"it hangs; so far: {process.communicate()[0]}")
-    assert process.returncode == 0, output
-    return output
-
-
-def check(folder):
-    """Everything of ALL is there, and is what the mirror had."""
-    complete = {path.parent.name for path in folder.glob("*/.complete")}
-    assert complete >= FOLDERS
-    assert not left(folder)
-    assert (folder / "published-19/odoo/addons/bus_alt_connection/__manifest__.py").read_text() == "{}\n"
-    assert list((folder / "pip/usr/share/python-wheels").glob("pip-*.whl"))
-    greenlet, = folder.glob("packages-browser-*/greenlet/__init__.py")
-    assert "version" in greenlet.read_text()
-    docutils = (folder / "odoo-14/usr/lib/python3/dist-packages/docutils/__init__.py").read_text()
-    assert f"'{folder}/odoo-14/usr/share/docutils/'" in docutils
-
+# -- the real makers, on a mirror of tiny packages ---------------------------------------------------------------------
 
 @pytest.mark.parametrize("first", ALL)
 def test_each_thing_first_and_two_processes_at_once(mirror, tmp_path, first):

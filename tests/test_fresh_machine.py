@@ -1,4 +1,4 @@
-"""What a newcomer meets: `./dev` from an empty cache where something is missing, closed or full, and Ctrl-C at any time.
+"""What a newcomer meets: `./dev` from an empty cache where something is missing, closed or full, and Ctrl-C.
 
 Contract: whatever goes wrong is one line that says what to do, and neither a process nor half of a folder is left. The
 downloads are those of `mirror`, which are tiny; the demo on a whole new Debian is `./dev fresh`.
@@ -16,12 +16,13 @@ import time
 from pathlib import Path
 
 import pytest
-from mirror import processes
-from test_cache import ALL, ASK, DEADLINE, FETCH, check, finish, left, mirror, served, start  # noqa: F401 (fixtures)
+from mirror import ALL, ASK, DEADLINE, FETCH, check, finish, left, processes, start
 
-from stack.base import REPO, StackError, run
+from stack.base import REPO, StackError
 from stack.cache import cache_folder
 from stack.process import wait_until
+
+pytest_plugins = ["mirror"]
 
 NOBODY = 65534
 
@@ -63,7 +64,7 @@ def someone():
     pytest.skip("NOT TESTED: a user without root can run no Python 3.11 here, or not read this checkout")
 
 
-# -- where something is missing, closed or full -------------------------------------------------------------------------
+# -- where something is missing, closed or full ------------------------------------------------------------------------
 
 def test_without_apt_and_without_postgresql(mirror, folder):
     env = {**mirror.environment(folder / "cache"), "PATH": str(folder)}
@@ -164,7 +165,7 @@ def pinned(name):
     return re.search(rf"^{name}==(\S+)", (REPO / "stack/requirements-browser.txt").read_text(), re.M)[1]
 
 
-# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
+# -- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 def interrupt(process, number=signal.SIGINT):
     """What a terminal does at Ctrl-C; returns what ./dev printed, once it has ended."""
@@ -231,7 +232,7 @@ def test_ctrl_c_at_random_moments_of_the_demo(folder):
         assert [name for name in os.listdir(folder) if name.startswith("bus-alt-")] == [], f"seed {seed}: {output}"
 
 
-# -- .ci/run -----------------------------------------------------------------------------------------------------------
+# -- .ci/run ----------------------------------------------------------------------------------------------------------
 
 SUITE = """#!/usr/bin/env bash
 test -d "$BUS_ALT_CACHE" && test -z "$(ls "$BUS_ALT_CACHE")" && touch "$BUS_ALT_CACHE/file" || exit 9
