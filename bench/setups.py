@@ -10,17 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections import namedtuple
 from pathlib import Path
 
 from stack import ADDON, say
-from stack.machine import pip_for, run
 from stack.pgbouncer import PgBouncer
 from stack.process import Program, children, wait_until
+from stack.python import published
 
 DATABASE = "demo"
-PUBLISHED = "odoo-addon-bus-alt-connection"
 # Upstream's parent ends a worker that does not answer it for so long, and ours are stopped on purpose.
 UNWATCHED = {"limit_time_real": 100000, "limit_time_real_cron": 100000, "max_cron_threads": 0}
 
@@ -34,21 +32,6 @@ SETUPS = {
     "addon": Setup("this addon", "transaction", "ours"),
     "addon direct": Setup("this addon, straight to PostgreSQL", None, "ours"),
 }
-
-
-def published(machine):
-    """The published addon of this series, from the package index into the cache: (addons folder, its version)."""
-    def make(folder):
-        command, env = pip_for(machine.cache, machine.python)
-        run([*command, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder,
-             f"{PUBLISHED}=={machine.odoo.series[0]}.0.*"],
-            f"could not download {PUBLISHED}: check the network", env=env)
-        wheel, = folder.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder)
-    folder = machine.cache.made(f"published-{machine.odoo.series[0]}", make)
-    wheel, = folder.glob("*.whl")
-    return folder / "odoo" / "addons", wheel.name.split("-")[1]
 
 
 def start(stack, name, workers=1, via=None, poolers=None, options=None):
@@ -68,7 +51,8 @@ def start(stack, name, workers=1, via=None, poolers=None, options=None):
     if setup.addon == "ours" and setup.pooler:
         odoo.direct_host, odoo.direct_port = via
     if setup.addon == "published":
-        options["addons_path"] = ",".join([*stack.machine.odoo.addons, str(published(stack.machine)[0])])
+        folder, _ = published(stack.machine.cache, stack.machine.odoo.series[0])
+        options["addons_path"] = ",".join([*stack.machine.odoo.addons, str(folder)])
         env = {"ODOO_IMDISPATCHER_DB_HOST": via[0], "ODOO_IMDISPATCHER_DB_PORT": str(via[1])}
     return odoo.start(DATABASE, workers=workers, load=load, env=env, options=options)
 
@@ -215,5 +199,6 @@ def versions(stack):
                            env={**os.environ, **machine.env}).stdout
     release = stack.postgres.query("SHOW server_version")[0][0]
     return {"Odoo": ".".join(map(str, machine.odoo.series)), "PostgreSQL": release.split()[0],
-            "PgBouncer": re.search(r"[\d.]+", found)[0], "the published addon": published(machine)[1],
+            "PgBouncer": re.search(r"[\d.]+", found)[0],
+            "the published addon": published(machine.cache, machine.odoo.series[0])[1],
             "Python": sys.version.split()[0]}

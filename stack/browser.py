@@ -9,7 +9,8 @@ import os
 import shutil
 from pathlib import Path
 
-from .machine import Apt, StackError, Unavailable, say, unpack
+from .apt import Apt, library_path, package_lists, unpack
+from .base import StackError, Unavailable
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
          "--disable-sync", "--disable-quic", "--no-first-run"]
@@ -23,25 +24,20 @@ def chromium(cache):
     if installed:
         return {"executable_path": installed, "env": dict(os.environ)}
 
-    def make(folder):
-        apt = Apt(cache.folder / "apt")
-        apt.update()
-        say("downloading chromium (120 MB)")
-        unpack(apt.install(["chromium"], "--reinstall"), folder)
-        unpack(apt.download(["fonts-roboto-unhinted"]), folder)
-        apt.clean()
-        (folder / "fonts.conf").write_text(FONTS.format(root=folder))
+    def make(folder, work, lists):
+        apt = Apt(lists, work)
+        debs = apt.install("chromium", ["chromium"], "--reinstall")
+        debs += apt.download("its font", ["fonts-roboto-unhinted"])
+        unpack("chromium", debs, folder)
+        (folder / "fonts.conf").write_text(FONTS.format(root=cache.folder / "chromium"))
 
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise Unavailable("no browser: install Chromium and put it on the PATH as chromium")
     try:
-        root = cache.made("chromium", make)
+        root = cache.made("chromium", make, lambda: package_lists(cache))
     except StackError as exc:
         raise Unavailable(f"no browser: install Chromium (Debian's package chromium) on the PATH ({exc})") from exc
-    # the multiarch folder itself first, then what lies in folders of its own
-    folders = {path.parent for place in ("lib", "usr/lib") for path in root.glob(f"{place}/*-linux-gnu/**/*.so*")}
-    libraries = sorted(map(str, folders), key=lambda path: (path.count("/"), path))
-    env = {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries), "FONTCONFIG_FILE": str(root / "fonts.conf")}
+    env = {**os.environ, "LD_LIBRARY_PATH": library_path(root), "FONTCONFIG_FILE": str(root / "fonts.conf")}
     # the script in usr/bin runs what a machine has installed
     return {"executable_path": root / "usr/lib/chromium/chromium", "env": env}
 

@@ -3,31 +3,13 @@
 Contract: `start` returns when it accepts connections. Where the machine has no HAProxy, Debian's package is unpacked
 into the cache and nothing is installed.
 """
-import glob
 import os
-import shutil
 import socket
 from pathlib import Path
 
-from .machine import Apt, Unavailable, need_debian, run, unpack
+from .machine import run
 from .process import DEADLINE, Program, wait_until
-
-
-def find(cache):
-    """(HAProxy, the environment it needs)"""
-    found = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-    if found:
-        return Path(found), {}
-
-    def make(folder):
-        apt = Apt(cache.folder / "apt")
-        apt.update()
-        unpack(apt.install(["haproxy"]), folder)
-
-    need_debian("HAProxy is not on this machine", Unavailable)
-    root = cache.made("haproxy", make)
-    libraries = {os.path.dirname(path) for path in glob.glob(f"{root}/**/*.so.*", recursive=True)}
-    return root / "usr/sbin/haproxy", {"LD_LIBRARY_PATH": ":".join(sorted(libraries))}
+from .programs import haproxy
 
 
 class HAProxy(Program):
@@ -37,7 +19,7 @@ class HAProxy(Program):
         """`text`: a configuration that listens on 127.0.0.1 and this port."""
         self.folder, self.port = Path(folder), port
         self.folder.mkdir()
-        self.program, self.more = find(machine.cache)
+        self.program, self.more = haproxy(machine.cache)
         self.socket = self.folder / "admin"
         self.config = self.folder / "haproxy.cfg"
         self.config.write_text(text.replace("global\n", f"global\n    stats socket {self.socket}\n", 1))

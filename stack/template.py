@@ -20,10 +20,10 @@ class Template:
         self.name = "template_" + "_".join(self.modules)[:40]
 
     def key(self):
-        command = self.stack.machine.odoo.command
-        script = os.stat(command[-1])
+        # not its interpreter, which also differs by what the tests import
+        script = self.stack.machine.odoo.command[-1]
         server = self.stack.postgres.query("SHOW server_version_num")[0][0]
-        parts = [command, script.st_mtime_ns, self.stack.machine.odoo.series, server, self.modules]
+        parts = [str(script), os.stat(script).st_mtime_ns, self.stack.machine.odoo.series, server, self.modules]
         return "database-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def copy(self, name):
@@ -55,7 +55,7 @@ class Template:
             return
         installed = []
 
-        def make(folder):
+        def make(folder, work):
             self.install()
             self.save(folder)
             installed.append(True)

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from stack.listeners import wait_listening
-from stack.machine import pip_for, run
+from stack.machine import run
+from stack.python import pip
 
 REPO = Path(__file__).parent.parent
 ADDON = "bus_alt_connection"
@@ -83,7 +84,7 @@ def test_the_license_is_whole():
 
 
 def test_an_odoo_runs_from_the_wheel(stack, odoo, postgres, bus, wheel, tmp_path):
-    command, env = pip_for(stack.machine.cache, stack.machine.python)
+    command, env = pip(stack.machine.cache)
     run([*command, "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "packages", wheel],
         "pip could not install the wheel", env=env)
     run_from(tmp_path / "packages", odoo, postgres, bus)
