@@ -20,16 +20,17 @@ def wait_healthy(server, timeout=20):
     return wait_status(server, 200, timeout)
 
 
-def wait_failing(server, timeout=20):
-    return wait_status(server, 503, timeout)
+def wait_failing(server, timeout=20, cause=None):
+    """Wait until it is not healthy, for this cause if there is one: what it says."""
+    return wait_status(server, 503, timeout, cause)
 
 
-def wait_status(server, wanted, timeout):
-    """Wait until the health route answers with this status: its JSON."""
+def wait_status(server, wanted, timeout, cause=None):
+    """Wait until the health route answers with this status, and names this cause: its JSON."""
     deadline = time.monotonic() + timeout
     while True:
         status, said = health(server)
-        if status == wanted:
+        if status == wanted and cause in (None, said.get("cause")):
             return said
         assert time.monotonic() < deadline, f"after {timeout:.0f} s the health route says {status}: {said}"
         time.sleep(0.2)     # a few times a second: each is a line in Odoo's log

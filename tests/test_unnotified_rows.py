@@ -35,9 +35,7 @@ def anew(client):
     """Another client like this one, which has looked at the table just now."""
     client.close()
     with client.session.subscribe(client.channels, last=client.last) as another:
-        another.wait_subscribed()
-        pass_seconds(1)         # a long poll says nothing when it has looked, and waits
-        yield another
+        yield another.wait_subscribed()
 
 
 def gets(client, payload, timeout=FOUND):
@@ -71,6 +69,7 @@ def test_each_client_gets_it_once(serve, bus, stack):
         sender.insert("nobody was notified")
         for each in crowd:
             gets(each, "nobody was notified")
+        pass_seconds(1)         # before 16 each polls anew first
         sender.send_sql("the next one")
         for each in crowd:
             gets(each, "the next one", timeout=DEGRADED)
