@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from stack import Stack, StackError, say
-from stack.client import OdooError
+from stack import Stack, say
+from stack.command import exit_status
 
 from . import audience, connections, growth, latency, listeners, reconnect, report, startup, throughput
 from .setups import DATABASE, SETUPS, Lab, versions
@@ -27,15 +27,13 @@ def main(args=None):
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS),
                         help="make these measurements anew, keep the others")
     options = parser.parse_args(args)
-    try:
-        with Stack(groups=("odoo",)) as stack:
-            stack.database(DATABASE)
-            figures, paths = bench(stack, options.only, options.quick, options.output)
-    except (StackError, OdooError) as exc:
-        print(f"./dev bench: {exc}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status("bench", lambda: run(options))
+
+
+def run(options):
+    with Stack(groups=("odoo",)) as stack:
+        stack.database(DATABASE)
+        figures, paths = bench(stack, options.only, options.quick, options.output)
     say("written: " + ", ".join(map(str, paths)))
     bad = losses(figures)
     for line in bad:

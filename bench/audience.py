@@ -5,7 +5,7 @@ from stack.process import wait_until
 
 from .clients import Sender, Swarm
 from .report import Result
-from .setups import DATABASE, SETUPS, cpu, evented, start
+from .setups import DATABASE, SETUPS, cpu, start
 
 TITLE = "One channel, many clients"
 NOTE = ("So many clients are subscribed to one channel, and every ten seconds it gets a message. Each client that is "
@@ -38,7 +38,7 @@ def heard(stack, name, odoo, clients, messages):
         swarm.settle(60)
         looks = scans(stack, pooled)
         with Sender(pooler, DATABASE) as sender:
-            pid = evented(odoo)
+            pid = odoo.evented_pid
             began, used = time.monotonic(), cpu(pid)
             for number in range(messages):
                 sent, = sender.insert([channel])

@@ -13,7 +13,7 @@ from collections import namedtuple
 from pathlib import Path
 
 from stack import Stack, StackError, say
-from stack.client import OdooError
+from stack.command import exit_status
 from stack.faults import CHUNK, Proxy
 from stack.flow import Flow, when_serves
 from stack.process import wait_until
@@ -225,17 +225,15 @@ def main(args=None):
     parser.add_argument("--watch", type=int, default=WATCH, help=f"seconds to watch each fault ({WATCH})")
     parser.add_argument("--only", nargs="+", choices=[fault.__name__ for fault in FAULTS], help="not all of the faults")
     options = parser.parse_args(args)
+    return exit_status("bad-day", lambda: run(options))
+
+
+def run(options):
     faults = [fault for fault in FAULTS if not options.only or fault.__name__ in options.only]
-    try:
-        with Stack(groups=("odoo",)) as stack:
-            stack.database(DATABASE)
-            outcomes = list(bad_day(stack, options.watch, faults))
-            paths = write(options.output, outcomes, versions(stack), options.watch)
-    except (StackError, OdooError) as exc:
-        print(f"./dev bad-day: {exc}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    with Stack(groups=("odoo",)) as stack:
+        stack.database(DATABASE)
+        outcomes = list(bad_day(stack, options.watch, faults))
+        paths = write(options.output, outcomes, versions(stack), options.watch)
     say("written: " + ", ".join(map(str, paths)))
     bad = [each for each in outcomes if each.setup == "addon" and (each.back is None or each.lost or each.duplicated)]
     for each in bad:

@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 
-from stack.client import Session, compact
+from stack.client import Session, compact, subscription
 from stack.postgres import ODOO_USER
 from stack.process import wait_until
 
@@ -80,9 +80,7 @@ class Client(asyncio.Protocol):
                 self.transport.close()
                 return
             self.upgraded, self.buffer = True, rest
-            subscription = {"event_name": "subscribe", "data": {"channels": self.channels, "last": self.last}}
-            # Odoo answers no subscription; it answers a ping, and handles what came before it first
-            self.transport.write(frame(TEXT, json.dumps(subscription).encode()) + frame(PING, b""))
+            self.transport.write(frame(TEXT, subscription(self.channels, self.last).encode()) + frame(PING, b""))
         while len(self.buffer) >= 2:
             size, head = self.buffer[1], 2
             if size >= 126:

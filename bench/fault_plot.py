@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from stack import Stack, StackError, say
-from stack.client import OdooError
+from stack import Stack, say
+from stack.command import exit_status
 from stack.process import wait_until
 
 from . import report
@@ -90,15 +90,13 @@ def main(args=None):
     parser.add_argument("--output", type=Path, default=Path("docs/fault.png"), help="the file (docs/fault.png)")
     parser.add_argument("--watch", type=int, default=WATCH, help=f"seconds to watch after the fault ({WATCH})")
     options = parser.parse_args(args)
-    try:
-        with Stack(groups=("odoo", "figures")) as stack:
-            stack.database(DATABASE)
-            found = measure(stack, BEFORE, options.watch)
-    except (StackError, OdooError) as exc:
-        print(f"./dev fault-plot: {exc}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status("fault-plot", lambda: run(options))
+
+
+def run(options):
+    with Stack(groups=("odoo", "figures")) as stack:
+        stack.database(DATABASE)
+        found = measure(stack, BEFORE, options.watch)
     plot(options.output, found)
     for name, each in found.items():
         took = [took for at, took in each if took is not None and at > 0]

@@ -8,7 +8,7 @@ from stack.process import wait_until
 
 from .clients import AT_ONCE, TIMEOUT, Sender, Swarm
 from .report import Result
-from .setups import DATABASE, evented, memory, start
+from .setups import DATABASE, memory, start
 
 TITLE = "Growth"
 NOTE = ("So many clients have subscribed to one channel each, and to one that all have. The memory is that of the "
@@ -29,7 +29,7 @@ def run(lab, quick):
     for name in NAMES[::2] if quick else NAMES:
         odoo = start(stack, name)
         try:
-            before = memory(evented(odoo))
+            before = memory(odoo.evented_pid)
             for clients in [10, 100] if quick else [10, 100, 1000, 5000]:
                 yield from grown(stack, name, odoo, clients, before)
         finally:
@@ -43,7 +43,7 @@ def grown(stack, name, odoo, clients, before):
         first, = sender.insert([f"{tag}-nobody"])
         with Swarm(odoo, DATABASE, clients, lambda index: [f"{tag}-{index}", tag], last=first) as swarm:
             swarm.settle(60)
-            now = memory(evented(odoo))
+            now = memory(odoo.evented_pid)
             yield Result("growth", case, name, "memory", "MiB", now)
             yield Result("growth", case, name, "memory per client", "KiB", (now - before) * 1024 / clients)
             yield Result("growth", case, name, f"to open one of them, {AT_ONCE} at once", "ms",

@@ -5,10 +5,9 @@ import importlib
 import math
 import random
 import sys
-import types
 
 from stack import ADDON
-from stack.machine import REPO
+from stack.addon import importable
 
 from .report import Result
 
@@ -26,16 +25,14 @@ LONGEST = 600.0
 
 
 def backoff():
-    """The addon's class `Backoff`, and the longest wait that the addon asks of it by default.
+    """The addon's class `Backoff`, and the longest wait that its listener asks of it while waiting may help.
 
-    Its package is not imported as such: that would put the addon in force in an Odoo, which is not here.
+    The package is not imported as such: that would put the addon in force in an Odoo, which is not here.
     """
     sys.path[:0] = [path for path in odoo_path() if path not in sys.path]
-    package = types.ModuleType(ADDON)
-    package.__path__ = [str(REPO / ADDON)]
-    sys.modules.setdefault(ADDON, package)
-    longest = importlib.import_module(f"{ADDON}.settings").TIMING["retry_max_seconds"][1]
-    return importlib.import_module(f"{ADDON}.backoff").Backoff, longest
+    importable()
+    return (importlib.import_module(f"{ADDON}.backoff").Backoff,
+            importlib.import_module(f"{ADDON}.listener").Listener.RETRY_SECONDS)
 
 
 def odoo_path():

@@ -8,9 +8,9 @@ import io
 import sys
 from pathlib import Path
 
-from stack import Stack, StackError, say
+from stack import Stack, say
 from stack.browser import browser
-from stack.client import OdooError
+from stack.command import exit_status
 from stack.discuss import DATABASE, MODULES, talk
 from stack.listeners import wait_listening
 
@@ -25,18 +25,16 @@ def main(args=None):
     parser = argparse.ArgumentParser(prog="./dev screenshot", description="Make the figure of two users who talk.")
     parser.add_argument("--output", type=Path, default=Path("docs/discuss.png"), help="the file (docs/discuss.png)")
     options = parser.parse_args(args)
-    try:
-        with Stack(groups=("odoo", "browser"), series=19) as stack, browser(stack.machine.cache) as opened:
-            stack.database(DATABASE, MODULES)
-            odoo = stack.odoo().start(DATABASE, workers=2)
-            with talk(stack, odoo, opened, PAGE) as chat:
-                converse(chat, stack.postgres, odoo)
-                figure = draw(chat)
-    except (StackError, OdooError, AssertionError) as exc:
-        print(f"./dev screenshot: {exc}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status("screenshot", lambda: run(options), AssertionError)
+
+
+def run(options):
+    with Stack(groups=("odoo", "browser"), series=19) as stack, browser(stack.machine.cache) as opened:
+        stack.database(DATABASE, MODULES)
+        odoo = stack.odoo().start(DATABASE, workers=2)
+        with talk(stack, odoo, opened, PAGE) as chat:
+            converse(chat, stack.postgres, odoo)
+            figure = draw(chat)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     # few colours do for a page of text
     figure.quantize(128).save(options.output, optimize=True)

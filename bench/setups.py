@@ -138,7 +138,7 @@ class Lab:
 
     def pid(self, name):
         """The process that listens for websockets."""
-        return self.floor.pid if name == "floor" else evented(self.odoos[name])
+        return self.floor.pid if name == "floor" else self.odoos[name].evented_pid
 
     @contextlib.contextmanager
     def only(self, name):
@@ -165,16 +165,9 @@ class Lab:
             os.kill(pid, number)
 
 
-def evented(odoo):
-    """The process of an Odoo that serves websockets."""
-    if not odoo.workers:
-        return odoo.pid
-    return next(pid for pid in children(odoo.pid) if b"gevent" in Path(f"/proc/{pid}/cmdline").read_bytes())
-
-
 def http_workers(odoo):
     """The other children; there is no cron worker in a lab."""
-    return [pid for pid in children(odoo.pid) if pid != evented(odoo)]
+    return [pid for pid in children(odoo.pid) if pid != odoo.evented_pid]
 
 
 def cpu(pid):

@@ -15,10 +15,13 @@ from collections import namedtuple
 from pathlib import Path
 
 from stack import Stack, StackError, say
+from stack.command import exit_status
 from stack.faults import Island, Proxy
 from stack.flow import Flow, when_serves
 from stack.listeners import wait_listening
-from stack.process import children, wait_until
+from stack.process import wait_until
+
+from . import report
 
 CLIENTS, CHANNELS = 50, 5
 PATIENCE = 60       # seconds after a fault in which every client has to be up to date
@@ -28,11 +31,6 @@ SLACK = 5           # file descriptors that come and go
 
 Fault = namedtuple("Fault", "name began over back longest")     # times of time.monotonic(), seconds, None if never
 Process = namedtuple("Process", "rss_mib fds pairs pooled clients")   # fds: all but those of the other three
-
-
-def cells(row):
-    """One row of a list-table."""
-    return [f"   {'*' if not index else ' '} - {cell}".rstrip() for index, cell in enumerate(row)]
 
 
 class Soak:
@@ -197,14 +195,8 @@ class Soak:
 
     # -- what came of it ---------------------------------------------------------------------------------------------
 
-    def evented(self):
-        """The process that serves the websockets."""
-        if not self.workers:
-            return self.odoo.pid
-        return next(pid for pid in children(self.odoo.pid) if b"gevent" in Path(f"/proc/{pid}/cmdline").read_bytes())
-
     def process(self):
-        pid = self.evented()
+        pid = self.odoo.evented_pid
         status = Path(f"/proc/{pid}/status").read_text()
         serving = self.odoo.evented_port if self.workers else self.odoo.http_port
         sockets, fds = self.sockets(pid), len(os.listdir(f"/proc/{pid}/fd"))
@@ -296,10 +288,7 @@ def rst(soak, seconds):
     lines = [f"{seconds / 60:.0f} minutes, seed {soak.seed}, {CLIENTS} clients on {CHANNELS} channels, "
              f"{soak.workers} HTTP workers.", ""]
     for title, head, rows in soak.tables():
-        lines += [title, "-" * len(title), "", ".. list-table::", "   :header-rows: 1", ""]
-        for row in [head, *rows]:
-            lines += cells(row)
-        lines.append("")
+        lines += [*report.heading(title, "-"), *report.list_table(head, rows)]
     return "\n".join(lines)
 
 
@@ -318,24 +307,22 @@ def main(args=None):
     parser.add_argument("--workers", type=int, default=2, help="HTTP workers; 0 is the threaded server")
     parser.add_argument("--output", type=Path, help="write the tables to this file, as reStructuredText")
     options = parser.parse_args(args)
-    try:
-        with Stack(groups=("odoo",)) as stack:
-            stack.database("demo")
-            with Soak(stack, options.seed, options.workers) as soak:
-                say(f"{options.minutes:g} minutes with seed {soak.seed}"
-                    + ("" if soak.island else f"; no dropping path: {Island.why_not()}"))
-                soak.run(options.minutes * 60)
-                show(soak)
-                if options.output:
-                    options.output.write_text(rst(soak, options.minutes * 60))
-                problems = soak.problems()
-            if problems:
-                stack.keep_logs()
-    except StackError as exc:
-        print(f"./dev soak: {exc}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status("soak", lambda: run(options))
+
+
+def run(options):
+    with Stack(groups=("odoo",)) as stack:
+        stack.database("demo")
+        with Soak(stack, options.seed, options.workers) as soak:
+            say(f"{options.minutes:g} minutes with seed {soak.seed}"
+                + ("" if soak.island else f"; no dropping path: {Island.why_not()}"))
+            soak.run(options.minutes * 60)
+            show(soak)
+            if options.output:
+                options.output.write_text(rst(soak, options.minutes * 60))
+            problems = soak.problems()
+        if problems:
+            stack.keep_logs()
     for problem in problems:
         print(f"./dev soak: {problem} (--seed {soak.seed})", file=sys.stderr)
     return 1 if problems else 0

@@ -8,7 +8,7 @@ from stack.client import Session
 from stack.process import DEADLINE, children, wait_until
 
 from .report import Result
-from .setups import DATABASE, evented, http_workers, memory, start, virtual_memory
+from .setups import DATABASE, http_workers, memory, start, virtual_memory
 
 TITLE = "Start-up"
 NOTE = ("Odoo is started and stopped, with the addon and without. Ready: from the start until HTTP and websockets "
@@ -28,7 +28,7 @@ def run(lab, quick):
             try:
                 yield Result("startup", "", name, "ready", "s", time.monotonic() - began)
                 Session(odoo, DATABASE)
-                for process, pid in (("HTTP worker", http_workers(odoo)[0]), ("evented process", evented(odoo))):
+                for process, pid in (("HTTP worker", http_workers(odoo)[0]), ("evented process", odoo.evented_pid)):
                     for field in ("Rss", "Pss"):
                         yield Result("startup", "", name, f"{process}, {field.upper()}", "MiB", memory(pid, field))
             finally:

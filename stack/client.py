@@ -149,9 +149,7 @@ class WebSocket(Client):
         self.socket = websocket.create_connection(
             odoo.evented_url.replace("http", "ws", 1) + "/websocket", cookie=cookie, origin=odoo.url, timeout=DEADLINE)
         try:
-            self.socket.send(json.dumps(
-                {"event_name": "subscribe", "data": {"channels": self.channels, "last": self.last}}))
-            # Odoo does not answer a subscription. It answers a ping, and handles what came before it first.
+            self.socket.send(subscription(self.channels, self.last))
             self.socket.ping()
             self.socket.settimeout(None)
             while not self.closing.is_set():
@@ -168,6 +166,11 @@ class WebSocket(Client):
     def abort(self):
         if self.socket and self.socket.sock:
             cut(self.socket.sock)
+
+
+def subscription(channels, last):
+    """The message that subscribes. Odoo does not answer it; it answers a ping, after what came before."""
+    return json.dumps({"event_name": "subscribe", "data": {"channels": channels, "last": last}})
 
 
 class LongPolling(Client):

@@ -9,8 +9,9 @@ import signal
 import sys
 import time
 
-from . import ADDON, Stack, StackError, say
-from .client import OdooError, Sender, Session, commit_clock
+from . import ADDON, Stack, say
+from .client import Sender, Session, commit_clock
+from .command import exit_status
 from .gateway import Gateway
 from .machine import REPO
 
@@ -36,13 +37,7 @@ def main(args=None):
     parser = argparse.ArgumentParser(prog="./dev demo", description="See a notification go past the pooler.")
     parser.add_argument("--keep", action="store_true", help="leave it running and print the address to open")
     options = parser.parse_args(args)
-    try:
-        return demo(options.keep)
-    except (StackError, OdooError) as exc:
-        print(f"./dev demo: {exc}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status("demo", lambda: demo(options.keep))
 
 
 def demo(keep):

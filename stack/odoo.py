@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from .machine import REPO, StackError
-from .process import DEADLINE, Program, free_port, wait_until
+from .process import DEADLINE, Program, children, free_port, wait_until
 from .series import Series
 
 ADDON = "bus_alt_connection"
@@ -48,6 +48,13 @@ class Odoo(Program):
     def evented_url(self):
         """Where websockets and long polling are served."""
         return f"http://{self.host}:{self.evented_port}" if self.workers else self.url
+
+    @property
+    def evented_pid(self):
+        """The process that serves websockets and long polling."""
+        if not self.workers:
+            return self.pid
+        return next(pid for pid in children(self.pid) if b"gevent" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
     def addons_path(self, extra=()):
         # The repository's other folders are no addons: Odoo sees a folder that holds the addon alone.

@@ -3,6 +3,7 @@
 Contract: a copy of the shipped file is included by a generated one, which overrides addresses, paths and users, and
 nothing of how it pools. `start` returns when it accepts connections.
 """
+import contextlib
 import os
 import secrets
 import shutil
@@ -89,6 +90,24 @@ class PgBouncer(Program):
         """Read the configuration again, as changed in `target`, `databases` and `settings`."""
         self.configure()
         self.command("RELOAD")
+
+    @contextlib.contextmanager
+    def changed(self, target=None, databases=None, settings=None):
+        """Another `target`, and more `databases` and `settings`, in force until the block ends."""
+        before = self.target, self.databases, self.settings
+        self.target = target or self.target
+        self.databases, self.settings = {**before[1], **(databases or {})}, {**before[2], **(settings or {})}
+        try:
+            self.renew()
+            yield
+        finally:
+            self.target, self.databases, self.settings = before
+            self.renew()
+
+    def renew(self):
+        """`reload`, and have no server connection live on that is of before."""
+        self.reload()
+        self.command("RECONNECT")
 
     def console(self):
         return connect(self.host, self.port, "pgbouncer", ADMIN, self.passwords[ADMIN])

@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from stack import Stack, StackError
+from stack import Postgres, Stack, StackError
 from stack.client import Sender, Session
 from stack.faults import Proxy
 from stack.machine import PACKAGES, Unavailable
@@ -121,9 +121,17 @@ def odoo(stack):
     servers.end()
 
 
+@pytest.fixture(scope="module")
+def servers(stack):
+    """As `odoo`, but they end with the module."""
+    servers = Servers(stack)
+    yield servers
+    servers.end()
+
+
 @pytest.fixture(scope="module", params=[0, 2], ids=["threaded", "prefork"])
 def serving(request, stack):
-    """An Odoo with the addon behind the pooler, on each kind of server."""
+    """An Odoo with the addon behind the pooler, on each kind of server in turn."""
     servers = Servers(stack)
     try:
         yield servers(workers=request.param)
@@ -148,6 +156,25 @@ def server(request, stack, proxy):
                                                       "imdispatcher_db_port": proxy.port})
     finally:
         servers.end()
+
+
+@pytest.fixture(scope="module")
+def other(stack):
+    """Another cluster with the same role and password."""
+    other = stack.add(Postgres(stack.machine, stack.folder / f"other-{next(NAMES)}"))
+    other.init()
+    other.passwords["odoo"] = stack.postgres.odoo_password
+    other.query("ALTER ROLE odoo PASSWORD %s", [other.odoo_password])
+    yield other
+    other.kill()
+
+
+@pytest.fixture(scope="module")
+def standby(stack):
+    """A streaming standby of the stack's PostgreSQL."""
+    standby = stack.add(stack.postgres.standby(stack.folder / f"standby-{next(NAMES)}"))
+    yield standby.start()
+    standby.kill()
 
 
 @pytest.fixture

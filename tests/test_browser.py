@@ -4,11 +4,9 @@ A message appears for the other before, during (as soon as the fault lets it be 
 loaded again. The times from pressing Enter to appearing are printed, and what was shown is in the test's tmp_path.
 """
 import pytest
-from conftest import Servers
 
 from stack.browser import browser
 from stack.discuss import DATABASE, MODULES, talk
-from stack.faults import Proxy
 from stack.flow import when_serves
 from stack.listeners import wait_listening
 from stack.machine import Unavailable
@@ -34,21 +32,10 @@ def opened(stack, facts):
 
 
 @pytest.fixture(scope="module")
-def proxy(stack):
-    proxy = Proxy((stack.postgres.host, stack.postgres.port))
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture(scope="module")
-def server(stack, proxy, opened):
+def server(stack, servers, proxy, opened):
     stack.database(DATABASE, MODULES)
-    servers = Servers(stack)
-    try:
-        yield servers(DATABASE, workers=2, options={"imdispatcher_db_host": proxy.host,
-                                                    "imdispatcher_db_port": proxy.port})
-    finally:
-        servers.end()
+    return servers(DATABASE, workers=2, options={"imdispatcher_db_host": proxy.host,
+                                                 "imdispatcher_db_port": proxy.port})
 
 
 @pytest.fixture

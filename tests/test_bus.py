@@ -197,21 +197,14 @@ def test_client_ports_sees_this_process(postgres):
 @pytest.mark.parametrize("way", ["tcp", "socket"])
 def test_auto(stack, odoo, bus, postgres, pgbouncer, way):
     """`imdispatcher_db_host = auto`: PostgreSQL tells where it is, and the probe says whether that is true."""
-    if way == "socket":     # then the server has no address, and the pooler's own host is tried
-        pgbouncer.target = (postgres.socket_dir, postgres.port)
-        pgbouncer.reload()
-        pgbouncer.command("RECONNECT")
-    try:
+    # of a socket the server has no address, and the pooler's own host is tried
+    with pgbouncer.changed(target=(postgres.socket_dir if way == "socket" else postgres.host, postgres.port)):
         server = odoo(direct=False, options={"imdispatcher_db_host": "auto"})
         client, sender = bus(server)
         server.wait_log(rf"bus listener is listening on (127.0.0.1|localhost):{postgres.port}/postgres")
         sender.send_orm("found")
         assert client.next().payload == "found"
         assert wait_listening(postgres, server, "bus")
-    finally:
-        pgbouncer.target = (postgres.host, postgres.port)
-        pgbouncer.reload()
-        pgbouncer.command("RECONNECT")
 
 
 def test_auto_where_the_address_does_not_lead(odoo, bus, postgres, pgbouncer):

@@ -19,7 +19,6 @@ import requests
 
 from stack.client import Session
 from stack.listeners import check_once_a_minute
-from stack.postgres import Postgres
 from stack.process import DEADLINE, free_port, wait_until
 
 # the waits of the addon itself, shortened
@@ -180,18 +179,13 @@ def test_a_setting_that_is_ignored(doctor, env, words):
 
 
 def test_more_connections_than_the_pooler_lets_in(doctor, pgbouncer):
-    pgbouncer.settings["stats_users"] = "odoo"
-    pgbouncer.reload()
-    try:
+    with pgbouncer.changed(settings={"stats_users": "odoo"}):
         status, checks = doctor({"workers": 30}).checks()
         assert (status, checks["connections"]["state"]) == (1, "warning")
         assert "lets 1000 in" in checks["connections"]["text"]
         assert "max_connections" in checks["connections"]["remedy"]
         status, checks = doctor({"workers": 2}).checks()
         assert (status, checks["connections"]["state"]) == (0, "ok")
-    finally:
-        del pgbouncer.settings["stats_users"]
-        pgbouncer.reload()
 
 
 def test_one_of_two_hosts_is_away(doctor, postgres):
@@ -227,22 +221,22 @@ def test_the_pooled_path_is_dark(doctor):
 
 @pytest.mark.parametrize("days, state, words", [(365, "ok", "it is for doctor.test"),
                                                 (5, "warning", "Renew the server's certificate.")])
-def test_what_the_certificate_says(doctor, other, days, state, words):
-    certificate(other, days)
-    other.query("SELECT pg_reload_conf()")
+def test_what_the_certificate_says(doctor, encrypted, days, state, words):
+    certificate(encrypted, days)
+    encrypted.query("SELECT pg_reload_conf()")
     # what was loaded is used from the next connection on
-    wait_until(lambda: served_days(other) == days, DEADLINE, "PostgreSQL did not load the certificate")
+    wait_until(lambda: served_days(encrypted) == days, DEADLINE, "PostgreSQL did not load the certificate")
     # not verify-full: libpq before 15 does not find an IP address in a certificate
-    env = {"IMDISPATCHER_DB_SSLMODE": "verify-ca", "IMDISPATCHER_DB_SSLROOTCERT": str(other.folder / "server.crt"),
-           **at(other)}
+    env = {"IMDISPATCHER_DB_SSLMODE": "verify-ca", "IMDISPATCHER_DB_SSLROOTCERT": str(encrypted.folder / "server.crt"),
+           **at(encrypted)}
     _status, checks = doctor().checks(env=env)
     assert checks["direct TLS"]["state"] == state, checks["direct TLS"]
     assert "certificate checked" in checks["direct TLS"]["text"]
     assert words in f'{checks["direct TLS"]["text"]} {checks["direct TLS"]["remedy"]}'
 
 
-def test_a_certificate_that_nobody_checks(doctor, other, facts):
-    check = doctor().checks(env={"IMDISPATCHER_DB_SSLMODE": "require", **at(other)})[1]["direct TLS"]
+def test_a_certificate_that_nobody_checks(doctor, encrypted, facts):
+    check = doctor().checks(env={"IMDISPATCHER_DB_SSLMODE": "require", **at(encrypted)})[1]["direct TLS"]
     assert "certificate not checked (sslmode TLS" in check["text"]
     if facts.cryptography:
         assert "it is for doctor.test" in check["text"]
@@ -289,22 +283,11 @@ def served_days(server):
 # -- it is broken ------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
-def other(stack):
-    """Another cluster, which offers TLS."""
-    other = stack.add(Postgres(stack.machine, stack.folder / "doctor-other"))
-    other.init()
+def encrypted(other):
+    """A cluster that offers TLS."""
     certificate(other, 365)
     other.stop()
-    other.start(ssl="on", ssl_cert_file=other.folder / "server.crt", ssl_key_file=other.folder / "server.key")
-    yield other
-    other.kill()
-
-
-@pytest.fixture(scope="module")
-def standby(stack):
-    standby = stack.add(stack.postgres.standby(stack.folder / "doctor-standby"))
-    yield standby.start()
-    standby.kill()
+    return other.start(ssl="on", ssl_cert_file=other.folder / "server.crt", ssl_key_file=other.folder / "server.key")
 
 
 @pytest.fixture(scope="module")

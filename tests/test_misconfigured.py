@@ -7,31 +7,12 @@ import time
 
 import pytest
 
-from stack import Postgres
 from stack.client import compact
 from stack.flow import Flow
 from stack.listeners import check_once_a_minute, wait_listening
 from stack.process import free_port
 
 DEGRADED = 30.0     # seconds, for every notification; it is 10 at most
-
-
-@pytest.fixture(scope="module")
-def other(stack):
-    """Another cluster with the same role and password."""
-    other = stack.add(Postgres(stack.machine, stack.folder / "other"))
-    other.init()
-    other.query(f"ALTER ROLE odoo PASSWORD '{stack.postgres.odoo_password}'")
-    yield other
-    other.stop()
-
-
-@pytest.fixture(scope="module")
-def standby(stack):
-    standby = stack.add(stack.postgres.standby(stack.folder / "standby"))
-    standby.start()
-    yield standby
-    standby.stop()
 
 
 def degraded(stack, server, flow):
@@ -154,26 +135,18 @@ def test_no_pooler_at_all(stack, odoo, postgres):
 def test_the_pooler_sends_notifies_to_another_database(stack, odoo, pgbouncer, postgres):
     """`postgres = … dbname=other` in pgbouncer.ini: only the LISTEN needs to be told."""
     postgres.query("CREATE DATABASE signals OWNER odoo")
-    pgbouncer.databases["postgres"] = "dbname=signals"
-    pgbouncer.reload()
-    try:
+    with pgbouncer.changed(databases={"postgres": "dbname=signals"}):
         server = odoo(options={"imdispatcher_db_name": "signals"})
         with Flow(server, pgbouncer, postgres) as flow:
             wait_listening(postgres, server, "bus")
             flow.check_pushed()
             flow.check()
-    finally:
-        del pgbouncer.databases["postgres"]
-        pgbouncer.reload()
-        pgbouncer.command("RECONNECT")
 
 
 def test_payloads_of_an_sql_ascii_database(stack, odoo, pgbouncer, postgres):
     """Such a database passes on any bytes; psycopg2 would drop what it cannot decode, and what came behind it."""
     postgres.query("CREATE DATABASE bytes OWNER odoo ENCODING 'SQL_ASCII' TEMPLATE template0")
-    pgbouncer.databases["postgres"] = "dbname=bytes"
-    pgbouncer.reload()
-    try:
+    with pgbouncer.changed(databases={"postgres": "dbname=bytes"}):
         server = odoo(options={"imdispatcher_db_name": "bytes"})
         with Flow(server, pgbouncer, postgres) as flow:
             pid, = wait_listening(postgres, server, "bus")
@@ -188,10 +161,6 @@ def test_payloads_of_an_sql_ascii_database(stack, odoo, pgbouncer, postgres):
             flow.check()
             assert wait_listening(postgres, server, "bus") == [pid]
             server.wait_log("malformed")
-    finally:
-        del pgbouncer.databases["postgres"]
-        pgbouncer.reload()
-        pgbouncer.command("RECONNECT")
 
 
 def test_odoos_own_db_host_is_a_list(stack, odoo, pgbouncer, postgres):

@@ -29,8 +29,7 @@ def test_primary_moves(stack, workers):
             own.postgres.kill()
             standby.promote()
             own.pgbouncer.target = (standby.host, standby.port)
-            own.pgbouncer.reload()
-            own.pgbouncer.command("RECONNECT")
+            own.pgbouncer.renew()
             event = max(time.monotonic(), when_serves(own.pgbouncer))
             assert flow.back_after(event) < 20.0        # it is some tenths; upstream is dark for 50 s
             flow.postgres = standby

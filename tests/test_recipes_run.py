@@ -383,10 +383,7 @@ def test_one_database_in_session_mode(odoo, bus, pgbouncer, postgres):
     said = ini(block("session-pgbouncer-ini"))
     mode = re.sub(r"host=\S+ port=\S+ ", "", said["databases"]["postgres"])
     assert said["pgbouncer"]["pool_mode"] == pgbouncer.show("CONFIG")[0].get("pool_mode", "transaction")
-    pgbouncer.databases["postgres"] = mode
-    try:
-        pgbouncer.reload()
-        pgbouncer.command("RECONNECT")
+    with pgbouncer.changed(databases={"postgres": mode}):
         server = odoo(direct=False, options=options("session-odoo-conf"))
         with Flow(server, pgbouncer, postgres) as flow:
             server.wait_log(r"The bus listener is listening on .* as odoo \(through a pooler\)\.")
@@ -404,10 +401,6 @@ def test_one_database_in_session_mode(odoo, bus, pgbouncer, postgres):
             server.wait_log("The bus listener is listening again", since=since)
             flow.check()
         assert "does not receive NOTIFYs" not in server.log_text()
-    finally:
-        del pgbouncer.databases["postgres"]
-        pgbouncer.reload()
-        pgbouncer.command("RECONNECT")
 
 
 class Patroni(http.server.ThreadingHTTPServer):
@@ -466,8 +459,7 @@ def test_a_primary_that_moves(stack):
         assert said["databases"] == {"*": "host=haproxy.example port=5000"}
         own.pgbouncer.settings.update(said["pgbouncer"])
         own.pgbouncer.target = (proxy.host, proxy.port)
-        own.pgbouncer.reload()
-        own.pgbouncer.command("RECONNECT")
+        own.pgbouncer.renew()
         ways = {
             "through HAProxy": options("failover-odoo-haproxy", imdispatcher_db_host=proxy.host,
                                        imdispatcher_db_port=proxy.port),
