@@ -198,11 +198,12 @@ def test_the_return_after_a_problem_at_the_start_names_it(log, clock):
     assert log.line[1] == f"The bus listener is listening again on {HERE} after 2.00 s; 0 subscriber(s) woken."
 
 
-def test_a_problem_that_lasts_is_logged_once(log):
+def test_a_problem_is_logged_when_it_comes_and_not_again_while_it_lasts(log, clock):
     log.lose(REFUSED)
     assert log.lines
-    log.enter(CONNECTING)       # the same problem as before
+    clock.now += 120
     log.enter(VERIFYING, endpoint=HERE)
+    log.enter(CATCHING_UP)
     assert not log.lines
 
 

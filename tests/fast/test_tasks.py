@@ -496,6 +496,17 @@ def test_many_calls_from_many_threads(tasks, seen):
         for each in callers:
             each.join()
     assert sorted(seen) == list(range(4000))
+    for first in range(0, 4000, 1000):      # those of one thread in its order
+        assert [number for number in seen if first <= number < first + 1000] == list(range(first, first + 1000))
+
+
+def test_after_a_call_it_rests(tasks):
+    for _ in range(100):
+        tasks.call(lambda: None)
+    tasks.run(sleep(SHORT))
+    used = time.thread_time()
+    tasks.run(sleep(5 * SHORT))
+    assert time.thread_time() - used < SHORT
 
 
 def test_a_call_before_the_run_is_made_in_it(tasks, seen):

@@ -4,6 +4,7 @@ A stand-in for the table and for the server's transactions answers the window's 
 moment; that the query itself is right SQL is seen on a real server, wherever a row is found by a look.
 """
 import itertools
+import pickle
 
 import pytest
 
@@ -266,6 +267,7 @@ def test_what_is_kept_does_not_grow(table, clock):
         assert table.look() is not None
         clock.now += 5
     assert len(table.answer()) - 1 <= 1 + Window.OVERLAP_SECONDS // 5 + 1
+    assert len(pickle.dumps(table.window)) < 500
 
 
 # -- too many ----------------------------------------------------------------------------------------------------------
