@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -22,17 +21,7 @@ from stack.base import REPO, StackError
 from stack.cache import cache_folder
 from stack.process import wait_until
 
-pytest_plugins = ["mirror"]
-
 NOBODY = 65534
-
-
-@pytest.fixture
-def folder():
-    """An empty folder that every user can get to, as pytest's are not."""
-    with tempfile.TemporaryDirectory(prefix="bus-alt-newcomer-") as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
 
 
 def dev(*args, env, **kw):
