@@ -1,7 +1,7 @@
 """What a newcomer meets: `./dev` from an empty cache where something is missing, closed or full, and Ctrl-C.
 
 Contract: whatever goes wrong is one line that says what to do, and neither a process nor half of a folder is left. The
-downloads are those of `mirror`, which are tiny; the demo on a whole new Debian is `./dev fresh`.
+downloads are those of `mirror`, which are tiny; the demo on a whole new Debian is `./dev fresh`. Takes 90 s.
 """
 import contextlib
 import os
@@ -207,8 +207,8 @@ def test_ctrl_c_at_random_moments_of_the_first_start(mirror, folder):
             assert left(cache) == [], f"seed {seed}"
 
 
-@pytest.mark.parametrize("command", [["demo"], ["test", "--series", "19", "tests/test_health.py", "tests/test_cron.py"]],
-                         ids=lambda command: command[0])
+@pytest.mark.parametrize("command", [
+    ["demo"], ["test", "--series", "19", "tests/test_health.py", "tests/test_cron.py"]], ids=lambda command: command[0])
 def test_ctrl_c_at_random_moments_with_servers(folder, command):
     """The real ones, from the cache that is there; the tests with two processes."""
     seed = random.randrange(10 ** 6)
