@@ -154,7 +154,7 @@ class Cache:
 
     def full(self):
         return (f"the disk of the cache folder {self.folder} is full: free some space there (./dev demo needs 3 GB, "
-                "./dev test 6 GB), or set BUS_ALT_CACHE to a folder on another disk")
+                "./dev test 5 GB), or set BUS_ALT_CACHE to a folder on another disk")
 
 
 def readable(folder):

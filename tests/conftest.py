@@ -7,6 +7,8 @@ A test of what a series may lack is marked: `@pytest.mark.needs("cron_listeners"
 """
 import itertools
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -195,3 +197,24 @@ def bus(request):
     yield open_bus
     for thing in opened:
         thing.close()
+
+
+@pytest.fixture(scope="module")
+def served():
+    from mirror import serve
+    yield from serve()
+
+
+@pytest.fixture
+def mirror(served):
+    """A mirror of tiny packages on this machine, without the faults of the test before."""
+    yield served
+    served.calm()
+
+
+@pytest.fixture
+def folder():
+    """An empty folder that every user can get to, as pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="bus-alt-test-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)

@@ -312,10 +312,8 @@ def left(folder):
     return os.listdir(folder / "making")
 
 
-# -- fixtures
-
-@pytest.fixture(scope="module")
-def served():
+def serve():
+    """A mirror, or a skip where nothing could use it: for a fixture to yield from."""
     if not all(map(os.path.exists, ("/usr/bin/apt-get", "/usr/bin/dpkg-deb"))):
         pytest.skip("NOT TESTED: apt and dpkg are not here, and the real makers use them")
     with tempfile.TemporaryDirectory(prefix="bus-alt-mirror-") as folder:
@@ -323,13 +321,6 @@ def served():
         mirror = Mirror(Path(folder) / "served", any_pip())
         yield mirror
         mirror.close()
-
-
-@pytest.fixture
-def mirror(served):
-    """The mirror, without the faults of the test before."""
-    yield served
-    served.calm()
 
 
 def any_pip():

@@ -3,7 +3,7 @@
 Contract: from an empty folder everything is made, each thing once; no two processes wait for each other; what a kill
 leaves is removed by the next one; a mirror that fails once costs seconds. The first part has makers that do nothing but
 have the shape of the real ones, so that all orders can be run; the second has the real ones, with the packages of
-`mirror`. Every wait has a deadline of a minute, which catches a hang and measures nothing.
+`mirror`. Every wait has a deadline of a minute, which catches a hang and measures nothing. Takes 100 s.
 """
 import itertools
 import multiprocessing
@@ -19,8 +19,6 @@ from mirror import ALL, ASK, DEADLINE, FETCH, check, finish, left, processes, st
 
 from stack.base import StackError
 from stack.cache import Cache, Missing
-
-pytest_plugins = ["mirror"]
 
 FORK = multiprocessing.get_context("fork")
 
@@ -187,85 +185,85 @@ def test_a_maker_that_fails_leaves_nothing(tmp_path):
 # -- the real makers, on a mirror of tiny packages ---------------------------------------------------------------------
 
 @pytest.mark.parametrize("first", ALL)
-def test_each_thing_first_and_two_processes_at_once(mirror, tmp_path, first):
+def test_each_thing_first_and_two_processes_at_once(mirror, folder, first):
     at = ALL.index(first)
     order = ALL[at:] + ALL[:at]
     # the other asks for the same one first, and for the rest the other way round
-    both = [start(sys.executable, ASK, *names, env=mirror.environment(tmp_path))
+    both = [start(sys.executable, ASK, *names, env=mirror.environment(folder))
             for names in (order, order[:1] + order[:0:-1])]
     for process in both:
         assert finish(process).count("has ") == len(ALL)
-    check(tmp_path)
+    check(folder)
     assert sum(path.endswith("/chromium.deb") for path in mirror.asked) == 1, "it was downloaded twice"
 
 
-def test_all_at_the_same_time_in_two_commands_at_once(mirror, tmp_path):
-    both = [start(sys.executable, FETCH, *ALL, env=mirror.environment(tmp_path)) for _ in range(2)]
+def test_all_at_the_same_time_in_two_commands_at_once(mirror, folder):
+    both = [start(sys.executable, FETCH, *ALL, env=mirror.environment(folder)) for _ in range(2)]
     for process in both:
         finish(process)
-    check(tmp_path)
+    check(folder)
 
 
 @pytest.mark.parametrize("how", ["cut", "wrong", 503])
-def test_a_mirror_that_fails_once(mirror, tmp_path, how):
+def test_a_mirror_that_fails_once(mirror, folder, how):
     """Debian's for each list and each package; the index of Python packages for a page, and for one of each group."""
     for pattern in ("/dists/*", "/pool/*", "/simple/greenlet/", "*/playwright-*.whl", "*/odoo_addon_*.whl"):
         mirror.fail(pattern, how)
-    finish(start(sys.executable, FETCH, *ALL, env=mirror.environment(tmp_path)))
-    check(tmp_path)
+    finish(start(sys.executable, FETCH, *ALL, env=mirror.environment(folder)))
+    check(folder)
     assert "/simple/greenlet/" in mirror.asked
 
 
 @pytest.mark.parametrize("path", ["*/Packages", "*/pgbouncer.deb"])
-def test_a_mirror_that_fails_for_a_while(mirror, tmp_path, path):
+def test_a_mirror_that_fails_for_a_while(mirror, folder, path):
     """More often than apt asks by itself: ./dev pauses, and asks once more."""
     mirror.fail(path, 503, times=4)
-    output = finish(start(sys.executable, ASK, "programs", env=mirror.environment(tmp_path)))
+    output = finish(start(sys.executable, ASK, "programs", env=mirror.environment(folder)))
     assert "trying" in output and "once more" in output or "again" in output
 
 
-def test_a_mirror_that_fails_for_good(mirror, tmp_path):
+def test_a_mirror_that_fails_for_good(mirror, folder):
     mirror.fail("*/pgbouncer.deb", 503, times=1000)
-    process = start(sys.executable, FETCH, "programs", "haproxy", env=mirror.environment(tmp_path))
+    process = start(sys.executable, FETCH, "programs", "haproxy", env=mirror.environment(folder))
     output, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
     assert "programs: could not download postgresql-15 and pgbouncer: check this machine's apt sources" in output
     assert "error: programs could not be fetched" in output and "Traceback" not in output
-    assert not (tmp_path / "programs-postgresql-pgbouncer").exists() and not left(tmp_path)
+    assert not (folder / "programs-postgresql-pgbouncer").exists() and not left(folder)
 
 
 @pytest.mark.parametrize("path, kill", [
     ("/dists/*/Packages", os.killpg), ("/pool/odoo-19.deb", os.killpg), ("*/playwright-*.whl", os.killpg),
     # the parent alone: its children finish what they do
     ("/pool/odoo-19.deb", os.kill)])
-def test_kill_in_the_middle_of_a_download(mirror, tmp_path, path, kill):
+def test_kill_in_the_middle_of_a_download(mirror, folder, path, kill):
     asked, go_on = mirror.hold(path)
-    process = start(sys.executable, FETCH, *ALL, env=mirror.environment(tmp_path))
+    process = start(sys.executable, FETCH, *ALL, env=mirror.environment(folder))
     assert asked.wait(DEADLINE), "nobody asked for it"
     kill(process.pid, signal.SIGKILL)
     process.wait(DEADLINE)
     go_on.set()
     mirror.calm()
-    finish(start(sys.executable, FETCH, *ALL, env=mirror.environment(tmp_path)))
-    check(tmp_path)
+    finish(start(sys.executable, FETCH, *ALL, env=mirror.environment(folder)))
+    check(folder)
 
 
-def test_kill_at_random_moments(mirror, tmp_path):
+def test_kill_at_random_moments(mirror, folder):
     seed = random.randrange(10 ** 6)
     chance = random.Random(seed)
     for _ in range(6):
-        process = start(sys.executable, FETCH, *ALL, env=mirror.environment(tmp_path))
+        process = start(sys.executable, FETCH, *ALL, env=mirror.environment(folder))
         time.sleep(chance.uniform(0.1, 2.5))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    finish(start(sys.executable, FETCH, *ALL, env=mirror.environment(tmp_path)))
-    check(tmp_path)
-    assert not processes(tmp_path), f"seed {seed}"
+    finish(start(sys.executable, FETCH, *ALL, env=mirror.environment(folder)))
+    check(folder)
+    assert not processes(folder), f"seed {seed}"
 
 
-def test_what_takes_long_says_how_far_it_is(mirror, tmp_path):
+def test_what_takes_long_says_how_far_it_is(mirror, folder):
     asked, go_on = mirror.hold("/pool/python3-pip-whl.deb")
-    process = start(sys.executable, FETCH, "published-19", env=mirror.environment(tmp_path))
+    process = start(sys.executable, FETCH, "published-19", env=mirror.environment(folder))
     try:
         lines = list(itertools.takewhile(lambda line: " downloaded" not in line,
                                          iter(process.stdout.readline, "")))
