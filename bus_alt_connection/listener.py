@@ -150,6 +150,8 @@ class Listener(threading.Thread):
         """Connect, LISTEN, and pass on what arrives until the connection is lost."""
         session = self.session = await self._connect()
         self.enter(VERIFYING, endpoint=session.endpoint)
+        # Where a LISTEN lasts through a pooler, it pools by session.
+        self.recovery.keep_connections(not session.pooler)
         proving = tasks.start(self._prove_for_ever(tasks, session))
         try:
             await session.serve(self._arrived)

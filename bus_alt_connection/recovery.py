@@ -33,6 +33,7 @@ class PooledPath:
     KEPT = 16  # connections at most
 
     def __init__(self, settings: Settings) -> None:
+        self.keeps = True  # not where a pooler gives each client a server connection of its own
         self._timeout = settings.connect_timeout_seconds
         self._kept: Dict[str, Connection] = {}
 
@@ -54,7 +55,7 @@ class PooledPath:
         connection = await Connection.open(endpoints.pooled(database), self._timeout)
         try:
             rows = await connection.query(sql, parameters)
-            if len(self._kept) < self.KEPT:
+            if self.keeps and len(self._kept) < self.KEPT:
                 pid = (await connection.query("SELECT pg_backend_pid()"))[0][0]
                 if pid != connection.backend_pid:
                     self._keep(database, connection)
@@ -120,6 +121,12 @@ class Recovery:
         now = time.monotonic()
         for channel in keys:
             self._heard[channel] = now
+
+    def keep_connections(self, keep: bool) -> None:
+        """Whether connections to a pooler are kept."""
+        self._path.keeps = keep
+        if not keep:
+            self._path.close()
 
     def close(self) -> None:
         self._path.close()
