@@ -72,7 +72,7 @@ def quoted_lines():
     """Whole log lines in the pages: in the README's table of faults, and in blocks."""
     for row in table("bad-day-table"):
         for line in literals(row[1]):
-            if line.startswith(("The bus", "Left out", "Degraded:")):
+            if line.startswith(("The bus listener", "Left out", "A NOTIFY", "All NOTIFYs", "Wrong setting")):
                 yield line
     for _, _, _, text in blocks():
         for line in text.splitlines():

@@ -3,6 +3,7 @@
 Of the addon only public functions of modules that need no Odoo are asked, and its sources for what they log.
 """
 import ast
+import logging
 import os
 import re
 import subprocess
@@ -15,7 +16,8 @@ import yaml
 from documents import REPO, block, ini, literals, one_line, rows
 
 from bench.report import BEGIN, END
-from bus_alt_connection import errors
+from bus_alt_connection import errors, state
+from bus_alt_connection.settings import Settings
 from stack.addon import FOLDER
 
 # -- the pages ---------------------------------------------------------------------------------------------------------
@@ -134,54 +136,126 @@ def described():
         yield line.replace("…", "@"), set(level.astext().split(", "))
 
 
+# What the code says in parts: these lines are made by the addon, below.
+IN_PARTS = r"The\ .+\ listener\ .+"
+
+
 def test_the_readme_has_every_log_line():
     lines = dict(described())
-    missing = {shape: level for shape, level in logged().items() if shape and not [
+    found = logged()
+    assert found.pop(IN_PARTS, "") is None and len(found) > 10
+    missing = {shape: level for shape, level in found.items() if shape and not [
         line for line, levels in lines.items() if re.fullmatch(shape, line, re.S) and level in {None, *levels}]}
-    assert len(logged()) > 10
     assert not missing
 
 
 def test_the_code_has_every_line_of_the_readme():
-    shapes = {*filter(None, logged()), *texts()}
+    shapes = {*filter(None, logged()), *texts()} - {IN_PARTS}
+    made = [line for line, _ in lines_of_a_listener()]
     for line, _ in described():
-        assert [shape for shape in shapes if re.fullmatch(shape, line, re.S)], f"nothing in the code says: {line}"
+        as_shape = re.escape(line).replace("@", ".+")
+        assert ([shape for shape in shapes if re.fullmatch(shape, line, re.S)]
+                or [one for one in made if re.fullmatch(as_shape, one)]), f"nothing in the code says: {line}"
 
 
-def remedied(line):
-    """Whether the remedy in this line is the one that the addon has for the line's reason."""
-    found = re.fullmatch(r"The \w+ listener (?:lost its connection|cannot connect) to \S+ as \w+: (.*)", line)
-    parts = found[1].split(". ")
-    return any(". ".join(parts[end:]).startswith(errors.cause_of(". ".join(parts[:end])).remedy + " ")
-               for end in range(1, len(parts)))
+ENDPOINT = "pg.example:5432/postgres as odoo (backend pid 2114)"
+NEXT = "Trying the next endpoint."      # the remedy where there is one
 
 
-def diagnosed(line):
-    """Whether the addon says this of a connection on which nothing arrives, in one of the ways that there are."""
-    place = re.search(r"[\w.]+:\d+/\w+ as \w+", line)[0]
+def said(problem=None, phase=state.CONNECTING, poll_seconds=5.0, name="bus", before=()):
+    """(line, level) of what the addon logs when a listener enters a phase: through its real logger."""
+    lines = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            lines.append((one_line(record.getMessage()), record.levelname))
+    handler = Handler(logging.INFO)
+    logger = logging.getLogger(state.__name__)
+    level, log = logger.level, state.StateLog(name, poll_seconds)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        now = state.initial(0.0)
+        for each in (*before, (phase, {"problem": problem})):
+            then, now = now, state.entered(now, each[0], 0.0, **each[1])
+            log.change(then, now, 0.0, 0)
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+    return lines[-1]
+
+
+CONNECTED = [(state.VERIFYING, {"endpoint": ENDPOINT})]
+
+
+def lines_of_a_listener():
+    """(line, level) of each kind of change that a listener's state can make."""
+    yield said(phase=state.LISTENING, before=CONNECTED)
+    lost = errors.ConnectionLost("a reason", ENDPOINT)
+    yield said(phase=state.LISTENING, before=[*CONNECTED, (state.CONNECTING, {"problem": lost}), *CONNECTED])
+    for _, cause in (*errors.CAUSES, ((), errors.UNKNOWN)):
+        yield said(errors.ConnectionLost("a reason", ENDPOINT, cause))
+        yield said(errors.ConnectionLost("a reason", ENDPOINT, cause), before=CONNECTED)
+    yield said(errors.ConnectionLost("wrong setting: it is wrong"))
+    for cause in (errors.OTHER_SERVER, errors.OTHER_DATABASE, errors.POOLER, errors.UNDELIVERED):
+        yield said(errors.ConnectionLost("a reason", ENDPOINT, cause), before=CONNECTED)
+        another = cause._replace(level=logging.WARNING, remedy=NEXT)
+        yield said(errors.ConnectionLost("a reason", ENDPOINT, another), before=CONNECTED)
+
+
+@pytest.mark.parametrize("line, level", sorted(set(lines_of_a_listener())))
+def test_the_readme_has_each_line_of_a_listener(line, level):
+    found = [levels for text, levels in described() if re.fullmatch(re.escape(text).replace("@", ".+"), line)]
+    assert [levels for levels in found if level in levels], f"{level} {line}: {found}"
+
+
+def test_the_next_endpoint_is_said_so():
+    assert re.escape(NEXT).replace("\\.", ".") in texts()
+
+
+def problems(line):
+    """What may have made a line about a connection: ConnectionLost, and what the listener was connected to before."""
+    found = re.fullmatch(r"The \w+ listener (lost its connection to|cannot connect to|cannot connect:) "
+                         r"(?:(\S+ as \w+(?: \([^)]*\))?): )?(.*)", line)
+    before = CONNECTED if found[1].startswith("lost") else []
+    parts = found[3].split(". ")
+    for end in range(1, len(parts)):
+        yield errors.ConnectionLost(". ".join(parts[:end]), found[2]), before
+
+
+def diagnoses(line):
+    """What may have made a line about a connection on which nothing arrives."""
+    endpoint = re.search(r"[\w.]+:\d+/\w+ as \w+", line)[0]
     seen = re.search(r'database "(\w+)" .* go to "(\w+)"', line)
     databases = seen.groups() if seen else ("one", "one")
+    hint = re.search(r" \(PostgreSQL says of itself: [^)]*\)|$", line)[0]
     for servers, pooler in (((1, 2), False), ((1, 1), False), ((1, 1), True)):
-        found = errors.undelivered(place, (servers[0], databases[0]), (servers[1], databases[1]), pooler, 3)
-        if re.search(f"NOTIFYs: {re.escape(found.reason)}.* {re.escape(found.cause.remedy)} ", line):
-            return True
-    return False
+        problem = errors.undelivered(endpoint, (servers[0], databases[0]), (servers[1], databases[1]), pooler, 3)
+        problem.reason += hint
+        yield problem, CONNECTED
+        yield errors.ConnectionLost(problem.reason, cause=problem.cause._replace(remedy=NEXT)), CONNECTED
 
 
 @pytest.mark.parametrize("line", list(documents.quoted_lines()))
 def test_a_quoted_line_is_what_the_addon_prints(line):
-    if re.match(r"The \w+ listener (lost|cannot)", line):
-        assert remedied(line)
-    elif "does not receive" in line:
-        assert diagnosed(line)
+    if re.match(r"The \w+ listener (lost|cannot|does not)", line):
+        name = line.split()[1]
+        makers = diagnoses if "does not receive" in line else problems
+        assert line in [said(problem, before=before, name=name)[0] for problem, before in makers(line)]
+    elif line.startswith("Wrong setting"):
+        variable, value = re.search(r"variable (\w+) is '(.*?)'", line).groups()
+        assert [line] == [f"Wrong setting: {problem}" for problem in Settings({variable: value}).problems]
     shapes = {re.escape(text).replace("@", ".+") for text, _ in described()}
     assert [shape for shape in shapes if re.fullmatch(shape, line)], "the table of all lines has no such line"
 
 
 def test_all_of_the_table_of_faults_is_read():
     lines = list(documents.quoted_lines())
-    assert len([line for line in lines if "cannot connect" in line]) >= 8
-    assert len([line for line in lines if "does not receive" in line]) == 3
+    assert len([line for line in lines if "cannot connect" in line]) >= 9
+    assert len([line for line in lines if "does not receive" in line]) == 4
+    assert len([line for line in lines if "lost its connection" in line]) == 3
+    for begin in ("Left out", "A NOTIFY", "All NOTIFYs", "Wrong setting"):
+        assert [line for line in lines if line.startswith(begin)]
 
 
 # -- what the recipes have in common with what is shipped --------------------------------------------------------------
@@ -250,6 +324,26 @@ def test_the_health_route_is_the_one_that_is_named():
     container, = manifests("kubernetes-odoo")["Deployment"]["spec"]["template"]["spec"]["containers"]
     for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[kind]["httpGet"] == {"path": "/web/health", "port": "http"}
+
+
+def test_what_the_page_of_the_series_names_is_there():
+    """As ``module.name``, and ``module.Class.name``."""
+    modules = {path.stem: {node.name: node for node in tree.body if hasattr(node, "name")} | {
+        target.id: node for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
+        if isinstance(target, ast.Name)} for path, tree in SOURCES.items()}
+    named = re.findall(r"``(\w+)\.(\w+)(?:\.(\w+))?``", (REPO / "docs/series.rst").read_text())
+    named = [(modules[module], *names) for module, *names in named if module in modules]
+    assert len(named) > 5
+    for module, name, inner in named:
+        assert name in module, name
+        assert not inner or inner in [getattr(node, "name", "") for node in module[name].body], inner
+
+
+def test_the_causes_of_the_health_route_are_all_on_its_page():
+    text = one_line((REPO / "docs/monitoring.rst").read_text())
+    said, = re.findall(r"``cause`` is one of (.*?)\. ", text)
+    causes = [cause.name for _, cause in errors.CAUSES] + [errors.UNKNOWN.name, *state.UNVERIFIED, "unverified"]
+    assert sorted(re.findall(r"``(.*?)``", said.replace("``db_host``", ""))) == sorted(causes)
 
 
 def test_pip_knows_the_published_addon_by_another_name():
