@@ -1,6 +1,7 @@
 """./dev fetches what a command needs before it starts, and no more.
 
-Contract: the series that are asked for are fetched, or the run ends; what only a part of the tests needs may be missing.
+Contract: the series that are asked for are fetched, or the run ends; what only a part of the tests needs may be
+missing.
 """
 import importlib.machinery
 import importlib.util
@@ -37,10 +38,10 @@ REST = {"chromium", "haproxy", "published-19"}
 
 
 @pytest.mark.parametrize("args, wanted, needed", [
-    ([], SERVERS | REST, {"programs", "odoo-19", "published-19"}),
-    (["--series", "14", "-k", "bus"], {"programs", "odoo-14"} | REST, {"programs", "odoo-14", "published-19"}),
-    (["--series=19,14"], SERVERS | REST, SERVERS | {"published-19"}),
-    (["--odoo-home", "/a/tree"], {"programs"} | REST, {"programs", "published-19"}),
+    ([], SERVERS | REST, {"programs", "odoo-19"}),
+    (["--series", "14", "-k", "bus"], {"programs", "odoo-14"} | REST, {"programs", "odoo-14"}),
+    (["--series=19,14"], SERVERS | REST, SERVERS),
+    (["--odoo-home", "/a/tree"], {"programs"} | REST, {"programs"}),
     (["tests/test_bus.py", "-x"], SERVERS, {"programs", "odoo-19"}),
     (["--series", "14", "tests/test_bus.py::test_one"], {"programs", "odoo-14"}, {"programs", "odoo-14"}),
     (["tests/fast/test_dev.py"], set(), set()),
