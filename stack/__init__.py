@@ -70,11 +70,15 @@ class Stack:
         """What went wrong can be read after the folder is gone."""
         kept = self.machine.cache.folder / "last-failure"
         shutil.rmtree(kept, ignore_errors=True)
-        for program in self.started:
-            if program.log.exists():
-                kept.mkdir(exist_ok=True)
-                shutil.copyfile(program.log, kept / f"{program.folder.name}.log")
-        say(f"the servers' logs are kept in {kept}")
+        try:
+            for program in self.started:
+                if program.log.exists():
+                    kept.mkdir(exist_ok=True)
+                    shutil.copyfile(program.log, kept / f"{program.folder.name}.log")
+        except OSError as exc:
+            say(f"the servers' logs are not kept: {exc}")       # a full disk may be what failed
+        else:
+            say(f"the servers' logs are kept in {kept}")
 
     def add(self, program):
         """Have `program` ended with the stack."""

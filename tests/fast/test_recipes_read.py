@@ -347,7 +347,7 @@ def test_the_causes_of_the_health_route_are_all_on_its_page():
 
 
 def test_pip_knows_the_published_addon_by_another_name():
-    from bench.setups import PUBLISHED
+    from stack.python import PUBLISHED
     done = subprocess.run([sys.executable, "setup.py", "--name"], cwd=REPO, text=True, capture_output=True)
     ours = done.stdout.split()[-1]
     assert ours != PUBLISHED
