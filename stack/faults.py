@@ -28,6 +28,7 @@ class Proxy:
         self.delay = 0.0            # seconds, each way
         self.accepted = 0
         self.pairs = set()
+        self.forgotten = set()      # of the pairs
         self.lock = threading.Lock()
         self.socket = listener or socket.create_server(("127.0.0.1", 0))
         self.host, self.port = self.socket.getsockname()
@@ -72,7 +73,7 @@ class Proxy:
         other = {client: server, server: client}
         while not self.closed:
             ready, _, _ = select.select(list(other), [], [], 0.05 if self.mode == "forward" else 0.02)
-            if self.mode == "freeze":
+            if self.mode == "freeze" or (client, server) in self.forgotten:
                 time.sleep(0.02)
                 continue
             for side in ready:
@@ -92,6 +93,12 @@ class Proxy:
                         side.shutdown(socket.SHUT_RDWR)
                     except OSError:
                         pass    # ended by itself meanwhile
+
+    def forget(self, ports):
+        """As a firewall that lost its state: what reaches the target from these ports passes nothing any more, and
+        nobody says so; all others do, and so does what is opened from now on."""
+        with self.lock:
+            self.forgotten |= {pair for pair in self.pairs if pair[1].getsockname()[1] in ports}
 
     def refuse(self):
         self.mode = "refuse"

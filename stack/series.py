@@ -10,7 +10,7 @@ OLDEST = 12
 FACTS = {
     # odoo.conf
     "evented_port": {12: "longpolling_port", 16: "gevent_port"},
-    "server_wide": {12: "base,web"},                    # what Odoo loads by itself, without the addon
+    "server_wide": {12: "base,web", 19: "base,rpc,web"},     # what Odoo loads by itself, without the addon
     # the command line: 19 makes databases without demo data unless asked
     "without_demo": {12: ["--without-demo=all"], 19: []},
     # the clients: stack/client.py has a class of each name

@@ -1,0 +1,37 @@
+"""Holds a transaction between its commit and the bus's NOTIFY, while the file `hold` is in BUS_TEST_FOLDER.
+
+It says that it is there by the file `committed`, and goes on when `hold` is gone. BUS_TEST_IDLE, in seconds, is how
+long the connection of the sending half may be idle.
+"""
+import functools
+import os
+import time
+from pathlib import Path
+
+
+def wait_while_held():
+    folder = Path(os.environ["BUS_TEST_FOLDER"])
+    if (folder / "hold").exists():
+        (folder / "committed").touch()
+    while (folder / "hold").exists():
+        time.sleep(0.005)
+
+
+def held(send):
+    @functools.wraps(send)
+    def send_held(self, *args, **kwargs):
+        # before the bus adds its own: they run in this order
+        self.env.cr.postcommit.add(wait_while_held)
+        return send(self, *args, **kwargs)
+    return send_held
+
+
+def post_load():
+    from odoo.addons.bus.models import bus
+    if hasattr(bus, "BusBus"):  # series 16 on
+        bus.BusBus._ensure_hooks = held(bus.BusBus._ensure_hooks)
+    else:
+        bus.ImBus.sendmany = held(bus.ImBus.sendmany)
+    if os.environ.get("BUS_TEST_IDLE"):
+        from odoo.addons.bus_alt_connection import notifier
+        notifier.Notifier.IDLE_SECONDS = float(os.environ["BUS_TEST_IDLE"])

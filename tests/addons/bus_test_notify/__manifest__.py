@@ -1,0 +1,9 @@
+{
+    "name": "A test: a transaction is held between its commit and its NOTIFY",
+    "version": "1.0.0",
+    "license": "AGPL-3",
+    "author": "Bus Alt Connection contributors",
+    "depends": ["bus"],
+    "post_load": "post_load",
+    "installable": True,
+}
