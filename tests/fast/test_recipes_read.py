@@ -85,6 +85,15 @@ def test_no_other_setting_is_named():
             assert name in known or any(one.startswith(name) for one in known) and name.endswith("_"), (path, name)
 
 
+@pytest.mark.parametrize("option, meaning", [(row[0], row[-1]) for row in rows("timing-table")])
+def test_the_limits_of_a_timing(option, meaning):
+    least, most = re.search(r"From ([\d.]+) to ([\d.]+)\.$", meaning).groups()
+    for value in (least, most):
+        assert not Settings({}, {option: value}).problems
+    for value in (float(least) * 0.99, float(most) * 1.01):
+        assert Settings({}, {option: value}).problems
+
+
 @pytest.mark.parametrize("name", ["readme-environment", "published-environment"])
 def test_the_environment_is_known(name):
     lines = "\n".join(line for line in block(name).splitlines() if line.startswith("export"))
