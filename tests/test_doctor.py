@@ -22,7 +22,7 @@ from stack.listeners import check_once_a_minute
 from stack.process import DEADLINE, free_port, wait_until
 
 # the waits of the addon itself, shortened
-FAST = {"IMDISPATCHER_PROBE_TIMEOUT_SECONDS": "0.5", "IMDISPATCHER_CONNECT_TIMEOUT_SECONDS": "2"}
+FAST = {"IMDISPATCHER_CONNECT_TIMEOUT_SECONDS": "2"}
 STATES = ["ok", "skipped", "warning", "failed"]
 CHECKS = ["settings", "server-wide", "pooled address", "pooled mode", "direct address", "direct credentials",
           "direct TLS", "direct server", "direct pooler", "NOTIFY", "connections"]
@@ -392,6 +392,8 @@ def test_the_doctor_the_log_and_the_route_agree(wrong, request, odoo, doctor):
         client.close()
     answer = requests.get(route, timeout=DEADLINE)
     assert answer.status_code == 503
-    assert answer.json() == {"status": "fail", "cause": cause, "remedy": check["remedy"]}
+    said = answer.json()
+    assert said.pop("state") in ("connecting", "verifying")
+    assert said == {"status": "fail", "cause": cause, "remedy": check["remedy"]}
     said = check_once_a_minute(re.escape(check["remedy"]), server.log_text())
     assert "The bus listener" in said[0]
