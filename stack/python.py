@@ -11,13 +11,12 @@ import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
 from .apt import PAUSE, Apt, need_debian, package_lists, unpack
 from .base import HERE, StackError, is_full, progress, run, say
 
 GROUPS = ("odoo", "test", "browser", "figures")
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 PUBLISHED = "odoo-addon-bus-alt-connection"
 
 
@@ -31,22 +30,22 @@ def pip(cache):
             subprocess.run([*own, "--version"], capture_output=True).returncode == 0:
         return own, env
 
+    name = "debian-pip"
+
     def make(folder, work, lists):
-        apt = Apt(lists, work)
-        unpack("pip", apt.download("pip", ["python3-pip-whl", "ca-certificates"]), folder)
-        certificates = sorted((folder / "usr/share/ca-certificates").rglob("*.crt"))
+        unpack("pip", Apt(lists, work).download("pip", ["python3-pip-whl", "ca-certificates"]), work / "debian")
+        with zipfile.ZipFile(max((work / "debian").glob("usr/share/python-wheels/pip-*.whl"))) as wheel:
+            wheel.extractall(folder)
+        certificates = sorted((work / "debian/usr/share/ca-certificates").rglob("*.crt"))
         (folder / "ca.pem").write_text("".join(path.read_text() for path in certificates))
+        # Debian's pip reads the system's certificates only, which a bare machine has not got
+        core = folder / "pip/_vendor/certifi/core.py"
+        core.write_text(core.read_text().replace(
+            f"'{CERTIFICATES}'", f"__import__('os').path.exists('{CERTIFICATES}') and '{CERTIFICATES}' or "
+                                 f"'{cache.folder / name / 'ca.pem'}'"))
 
     need_debian("this Python has no pip")
-    root = cache.made("pip", make, lambda: package_lists(cache))
-    wheel = max(root.glob("usr/share/python-wheels/pip-*.whl"))
-    # Debian's pip trusts the system's certificates only, which a bare machine has not got
-    if not CERTIFICATES.exists():
-        env.setdefault("PIP_CERT", str(root / "ca.pem"))
-        if tuple(map(int, re.findall(r"\d+", wheel.name)[:2])) >= (24, 2):
-            # or else it reads the system's in any case, and fails
-            env["PIP_USE_DEPRECATED"] = "legacy-certs"
-    return [sys.executable, wheel / "pip"], env
+    return [sys.executable, cache.made(name, make, lambda: package_lists(cache)) / "pip"], env
 
 
 def run_pip(how, work, what, *args, count=None):

@@ -73,22 +73,19 @@ except StackError as exc:
 except KeyboardInterrupt:
     sys.exit(130)
 """
-FOLDERS = {"chromium", "haproxy", "odoo", "odoo-14", "pip", "programs-postgresql-pgbouncer", "published-19"}
+FOLDERS = {"chromium", "haproxy", "odoo", "odoo-14", "debian-pip", "programs-postgresql-pgbouncer", "published-19"}
 
 
 class Mirror:
     def __init__(self, folder, pip):
-        """`pip`: a pip that can be copied, the folder of an importable one or a wheel."""
+        """`pip`: the folder of an importable one."""
         self.folder = Path(folder)
         self.failures = []      # (pattern of a path, how, times left)
         self.held = {}          # pattern of a path -> (asked, go on), two events
         self.asked = []
         (self.folder / "pool").mkdir(parents=True)
-        if pip.is_file():
-            self.pip = pip
-        else:
-            self.pip = self.wheel(self.folder / "pip-9-py3-none-any.whl", {
-                f"pip/{path.relative_to(pip)}": path.read_bytes() for path in pip.rglob("*") if path.is_file()})
+        self.pip = self.wheel(self.folder / "pip-9-py3-none-any.whl", {
+            f"pip/{path.relative_to(pip)}": path.read_bytes() for path in pip.rglob("*") if path.is_file()})
         for name in PACKAGES:
             self.package(name)
         self.lists()
@@ -300,7 +297,7 @@ def check(folder):
     assert complete >= FOLDERS
     assert not left(folder)
     assert (folder / "published-19/odoo/addons/bus_alt_connection/__manifest__.py").read_text() == "{}\n"
-    assert list((folder / "pip/usr/share/python-wheels").glob("pip-*.whl"))
+    assert (folder / "debian-pip/pip/__main__.py").exists() and (folder / "debian-pip/ca.pem").exists()
     greenlet, = folder.glob("packages-browser-*/greenlet/__init__.py")
     assert "version" in greenlet.read_text()
     docutils = (folder / "odoo-14/usr/lib/python3/dist-packages/docutils/__init__.py").read_text()
@@ -324,8 +321,8 @@ def serve():
 
 
 def any_pip():
-    """The pip that ./dev runs: the folder of an importable one, or Debian's wheel."""
+    """The folder of the pip that ./dev runs."""
     command, _ = pip(Cache(cache_folder()))
     if command[1] != "-m":
-        return command[1].parent
+        return command[1]
     return Path(json.loads(run([command[0], "-c", "import json, pip; print(json.dumps(pip.__path__[0]))"], "no pip")))

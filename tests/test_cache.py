@@ -65,16 +65,16 @@ def test_every_order_in_two_processes_at_once(tmp_path):
     assert len(orders) == 120
     barrier, failed = FORK.Barrier(2), FORK.Queue()
     # the other process asks the other way round
-    workers = [FORK.Process(target=run_orders, args=(tmp_path, each, barrier, failed))
+    workers = [FORK.Process(target=run_orders, args=(tmp_path, each, barrier, failed), daemon=True)
                for each in (orders, [order[::-1] for order in orders])]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(DEADLINE)
-        if worker.is_alive():
+    if any(worker.is_alive() for worker in workers):
+        for worker in workers:
             worker.kill()
-            worker.join()
-            pytest.fail("two processes wait for each other")
+        pytest.fail("two processes wait for each other")
     assert [worker.exitcode for worker in workers] == [0, 0], failed.get(timeout=1)
     for number in range(len(orders)):
         folder = tmp_path / str(number)
