@@ -3,16 +3,18 @@
 
 Loaded server-wide, never installed in a database. It patches, in each server process:
 
-* ``odoo.sql_db.db_connect``: a thread that LISTENs gets a cursor on a direct connection, see ``routing``;
+* ``odoo.sql_db.db_connect``: a thread that LISTENs gets a cursor on a direct connection, a function
+  that NOTIFYs one whose NOTIFYs leave on a connection that is kept, see ``routing``;
 * ``ImDispatch.run`` and ``.loop`` (after series 19 ``BusDispatcher.run`` and ``._listener_loop``):
   marked as a thread that LISTENs; the loop is called again at once if it fails;
 * ``ThreadedServer.cron_thread`` and ``WorkerCron.start``: marked; the thread is started again if it fails;
+* ``Worker.check_limits``: a prefork worker closes that connection when it is idle, see ``notifier``;
 * ``odoo.http.Application.__call__`` (before series 16 ``Root``): answers the health route.
 
 All of it is put in place, or none. Every other connection in every process is Odoo's own.
 
 Reading order: settings, endpoints, tasks, connection, errors, state, session, listener; recovery with
-window and payloads; loop_connection, routing, dispatcher, cron, post_load; then what administrators
+window and payloads; loop_connection, notifier, routing, dispatcher, cron, post_load; then what administrators
 see: health, metrics, doctor.
 """
 

@@ -164,11 +164,9 @@ def connect(timeout: float, host_timeout: float) -> BlockingConnection:
         raise ConnectionLost(exc.reason, endpoints.shown(info))
 
 
-def refusal(exc: BaseException) -> Optional[psycopg2.Error]:
-    """The server's refusal of the statement itself, None if it failed for another reason."""
-    error = exc.__cause__
-    refused = isinstance(error, psycopg2.Error) and (error.pgcode or "").startswith(REFUSED)
-    return error if refused else None
+def is_refusal(error: Any) -> bool:
+    """Whether the server refuses the statement itself."""
+    return isinstance(error, psycopg2.Error) and (error.pgcode or "").startswith(REFUSED)
 
 
 def statement(notifications: List[Notification]) -> Tuple[str, List[str]]:
@@ -238,9 +236,9 @@ class Notifier:
                 self._keep(notifications)
             else:
                 self._transmit(notifications, deadline)
-        except psycopg2.Error:
-            raise
-        except Exception as exc:  # any: the caller's work is committed
+        except Exception as exc:  # any other: the caller's work is committed
+            if is_refusal(exc):
+                raise
             self._keep(notifications, one_line(exc))
         except BaseException:  # the caller is made to end
             self._keep(notifications)
@@ -274,9 +272,8 @@ class Notifier:
         try:
             connection.query(*statement(notifications), timeout=_left(deadline))
         except BaseException as exc:
-            error = refusal(exc)
-            if error is not None:
-                raise error from None
+            if is_refusal(exc.__cause__):
+                raise exc.__cause__ from None  # the connection is as good as before
             self._close()  # an answer that nobody has read may still come
             raise
         self.sent += len(notifications)
@@ -298,7 +295,7 @@ class Notifier:
     def worker_pauses(self, seconds: float) -> None:
         """A prefork worker, about to do nothing for up to so long, closes an idle connection.
 
-        A thread that does it would cost each worker 64 MB of virtual memory, which Odoo's
+        A thread that does it would cost each worker 72 MB of virtual memory, which Odoo's
         ``limit_memory_soft`` counts.
         """
         self._closed_by_worker = True
@@ -376,7 +373,12 @@ class Notifier:
             return True
         try:
             self._transmit([first], deadline)
-        except psycopg2.Error as exc:  # now and for ever
+        except Exception as exc:
+            if not is_refusal(exc):
+                with self._changing:
+                    self._outbox.put_back()
+                self._report(first, one_line(exc))
+                return False
             self.dropped += 1
             if self._throttle.due("refused"):
                 _logger.warning(
@@ -384,11 +386,6 @@ class Notifier:
                     first.channel,
                     one_line(exc),
                 )
-        except Exception as exc:
-            with self._changing:
-                self._outbox.put_back()
-            self._report(first, one_line(exc))
-            return False
         with self._changing:
             self._outbox.remove()
         if self._reported and not self._outbox:
@@ -449,19 +446,23 @@ def of_process() -> Notifier:
     return _notifiers[pid]
 
 
+CRON_SECONDS = 70.0  # between two rounds of a cron worker, at most
+
+
 def install() -> None:
     """Have prefork workers close their idle connection, see ``Notifier.worker_pauses``."""
-    import odoo.service.server as server
+    from odoo.service import server
 
-    check_limits = getattr(getattr(server, "Worker", None), "check_limits", None)
-    if check_limits is None:
+    worker = getattr(server, "Worker", None)
+    if not hasattr(worker, "check_limits") or not hasattr(server, "WorkerCron"):
         return  # the thread does it
+    check_limits = worker.check_limits
 
     @functools.wraps(check_limits)
     def check_limits_and_connection(self: Any) -> Any:
-        # before it waits: an HTTP worker for a request, a cron worker for the next round
+        # It waits next: an HTTP worker for a request, a cron worker for a minute and some seconds.
         cron = isinstance(self, server.WorkerCron)
-        of_process().worker_pauses(server.SLEEP_INTERVAL + 10 if cron else self.multi.beat)
+        of_process().worker_pauses(CRON_SECONDS if cron else self.multi.beat)
         return check_limits(self)
 
-    server.Worker.check_limits = check_limits_and_connection
+    worker.check_limits = check_limits_and_connection

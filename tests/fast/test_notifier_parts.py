@@ -136,7 +136,7 @@ class Refused(psycopg2.Error):
     pgcode = property(lambda self: self.state)
 
 
-@pytest.mark.parametrize("state, is_refusal", [
+@pytest.mark.parametrize("state, refused", [
     ("22023", True),    # payload string too long
     ("42883", True),    # no such function
     ("P0001", True),    # raised by the function
@@ -148,21 +148,13 @@ class Refused(psycopg2.Error):
     ("57014", False),   # a timeout
     (None, False),
 ])
-def test_what_the_server_refuses_for_ever(state, is_refusal):
-    error = Refused(state)
-    lost = errors.ConnectionLost("reason")
-    lost.__cause__ = error
-    assert notifier.refusal(lost) is (error if is_refusal else None)
+def test_what_the_server_refuses_for_ever(state, refused):
+    assert notifier.is_refusal(Refused(state)) is refused
 
 
-def test_another_error_that_is_handled_meanwhile_is_no_refusal():
-    try:
-        raise Refused("22023")
-    except Refused:
-        try:
-            raise errors.ConnectionLost("no answer in time (timeout)")
-        except errors.ConnectionLost as exc:
-            assert notifier.refusal(exc) is None
+@pytest.mark.parametrize("error", [None, ValueError("22023"), errors.ConnectionLost("payload string too long")])
+def test_what_is_no_refusal(error):
+    assert not notifier.is_refusal(error)
 
 
 # -- what waits --------------------------------------------------------------------------------------------------------
