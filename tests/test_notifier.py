@@ -1,7 +1,7 @@
 """The sending half on the real thing: a NOTIFY leaves on a connection that is kept, and is never lost.
 
 A transaction is held between its commit and its NOTIFY (tests/addons/bus_test_notify), so that a fault comes in
-between for sure. What is kept is asked of the pooler, by the name that the addon gives its connection.
+between for sure. What is kept is asked of the pooler, by the name that the addon gives its connection. Takes 4 minutes.
 """
 import collections
 import concurrent.futures
@@ -21,12 +21,16 @@ from stack.client import Sender, Session, compact
 from stack.faults import Island, Proxy
 from stack.flow import when_serves
 from stack.listeners import backends_of, client_ports, wait_listening
-from stack.process import children, wait_until
+from stack.process import DEADLINE, children, wait_until
+from stack.state import pass_seconds
 
 ADDONS = Path(__file__).parent / "addons"
 NAME = "bus_alt_connection notify"
-PATIENCE = 5.0      # seconds, the connect timeout: no caller waits longer
-BEAT = 4.0          # seconds that an HTTP worker waits for a request
+# seconds
+PATIENCE = 5.0      # the connect timeout: no caller waits longer
+AT_ONCE = 2.5       # not for a timeout
+SOON = 3.0          # within one after the pooler's return, and what it takes to fetch it; a look at the table is later
+BEAT = 4.0          # an HTTP worker waits so long for a request
 
 # one worker, so that the same one sends each time
 KINDS = pytest.mark.parametrize("workers", [0, 1], ids=["threaded", "prefork"])
@@ -70,7 +74,7 @@ class Held:
         (self.folder / "hold").touch()
         answer = self.pool.submit(self.timed, sender, payload)
         try:
-            wait_until((self.folder / "committed").exists, 20, "the transaction is not held")
+            wait_until((self.folder / "committed").exists, DEADLINE, "the transaction is not held")
             yield answer
         finally:
             (self.folder / "committed").unlink(missing_ok=True)
@@ -98,7 +102,17 @@ def held(odoo, tmp_path):
 def warm(client, sender):
     """Send once, so that there is a connection."""
     sender.send_orm("warm")
-    assert client.next().payload == "warm"
+    assert client.next(DEADLINE).payload == "warm"
+
+
+def gets_late(client, payload, server, since):
+    """What waited arrives because it left, and not because somebody looked at the table."""
+    server.wait_log("INFO .*All NOTIFYs that waited have left", since=since)
+    left = time.monotonic()
+    arrived = client.next(DEADLINE)
+    assert arrived.payload == payload
+    assert arrived.at - left < SOON
+    return arrived
 
 
 # -- nothing is lost, and nobody is told of it -------------------------------------------------------------------------
@@ -114,18 +128,13 @@ def test_pooler_killed_before_the_notify(held, bus, pgbouncer, workers, before):
     since = held.server.log_size()
     with held.sending(sender, "committed") as answer:
         pgbouncer.kill()
-        killed = time.monotonic()
         held.go()
-        assert answer.result(timeout=20) < 2.0, "refused at once: nothing to wait for"
+        assert answer.result(DEADLINE) < AT_ONCE, "refused: nothing to wait for"
         held.server.wait_log(r"WARNING .*A NOTIFY on imbus cannot leave: .* It is kept", since=since)
-        over = killed + 3
-        wait_until(lambda: time.monotonic() > over, 10, "time stands still")
+        pass_seconds(3)
         pgbouncer.start()
         back = when_serves(pgbouncer)
-    arrived = client.next(timeout=20)
-    assert arrived.payload == "committed"
-    assert arrived.at - back < 2.0
-    held.server.wait_log("INFO .*All NOTIFYs that waited have left", since=since)
+    assert gets_late(client, "committed", held.server, since).at - back < SOON
 
 
 @KINDS
@@ -135,16 +144,14 @@ def test_postgresql_killed_before_the_notify(held, bus, postgres, pgbouncer, wor
     warm(client, sender)
     with held.sending(sender, "committed") as answer:
         postgres.kill()
-        killed = time.monotonic()
         held.go()
-        over = killed + 3
-        wait_until(lambda: time.monotonic() > over, 10, "time stands still")
+        pass_seconds(3)
         postgres.start()
         back = when_serves(pgbouncer)
-        assert answer.result(timeout=20) < PATIENCE + 1.0
-    arrived = client.next(timeout=20)
+        assert answer.result(DEADLINE) < PATIENCE + 1.0
+    arrived = client.next(DEADLINE)
     assert arrived.payload == "committed"
-    assert arrived.at - back < 2.0
+    assert arrived.at - back < SOON
 
 
 def test_pooler_restarts_under_many_workers(odoo, postgres, pgbouncer, workers=8):
@@ -167,7 +174,7 @@ def test_pooler_restarts_under_many_workers(odoo, postgres, pgbouncer, workers=8
             list(pool.map(send, senders))
         sent += 3
 
-    wait_until(lambda: rush() or set(kept(pgbouncer, server).values()) == http_workers(server), 60,
+    wait_until(lambda: rush() or set(kept(pgbouncer, server).values()) == http_workers(server), DEADLINE,
                lambda: f"not all workers have one: {kept(pgbouncer, server)}")
     assert len(kept(pgbouncer, server)) == workers, "one each"
     for _ in range(3):
@@ -184,7 +191,7 @@ def test_pooler_restarts_under_many_workers(odoo, postgres, pgbouncer, workers=8
         return not expected - arrived
 
     try:
-        wait_until(all_arrived, 10, lambda: f"lost: {expected - arrived}")
+        wait_until(all_arrived, DEADLINE, lambda: f"lost: {expected - arrived}")
     finally:
         hearing.close()
     assert "A NOTIFY on" not in server.log_text()
@@ -199,15 +206,16 @@ def test_a_firewall_that_forgets_the_connection(held, bus, pgbouncer, workers):
         client, sender = bus(held.server)
         warm(client, sender)
         ours, = [row["port"] for row in pgbouncer.show("CLIENTS") if row["application_name"] == NAME]
+        since = held.server.log_size()
         with held.sending(sender, "silent") as answer:
             proxy.forget([ours])
             held.go()
-            assert answer.result(timeout=20) < PATIENCE + 1.0
-        assert client.next(timeout=5).payload == "silent"
+            assert answer.result(DEADLINE) < PATIENCE + 1.0
+        gets_late(client, "silent", held.server, since)
         before = time.monotonic()
         sender.send_orm("as before")
-        assert client.next().payload == "as before"
-        assert time.monotonic() - before < 1.0
+        assert client.next(DEADLINE).payload == "as before"
+        assert time.monotonic() - before < AT_ONCE
     finally:
         proxy.close()
 
@@ -223,14 +231,15 @@ def test_packets_are_dropped(held, bus, pgbouncer):
         held = held(1, options={"db_host": proxy.host, "db_port": proxy.port})
         client, sender = bus(held.server)
         warm(client, sender)
+        since = held.server.log_size()
         with held.sending(sender, "dropped") as answer:
             island.drop()
             held.go()
             try:
-                assert answer.result(timeout=20) < 3.5
+                assert answer.result(DEADLINE) < 3.5
             finally:
                 island.heal()
-        assert client.next(timeout=10).payload == "dropped"
+        gets_late(client, "dropped", held.server, since)
 
 
 def test_while_one_waits_nobody_else_does(held, bus, pgbouncer):
@@ -238,6 +247,7 @@ def test_while_one_waits_nobody_else_does(held, bus, pgbouncer):
     held = held(0)
     client, sender = bus(held.server)
     warm(client, sender)
+    since = held.server.log_size()
     pgbouncer.command("PAUSE postgres")     # it accepts, and answers nobody
     try:
         before = time.monotonic()
@@ -251,8 +261,9 @@ def test_while_one_waits_nobody_else_does(held, bus, pgbouncer):
     finally:
         pgbouncer.command("RESUME postgres")
     assert PATIENCE - 1 < first < PATIENCE + 2
-    assert max(waits) < 1.0, waits
-    assert [client.next(timeout=10).payload for _ in range(10)] == [str(number) for number in range(10)]
+    assert max(waits) < AT_ONCE, waits
+    gets_late(client, "0", held.server, since)
+    assert [client.next(DEADLINE).payload for _ in range(9)] == [str(number) for number in range(1, 10)]
 
 
 # -- one connection, as long as it is used -----------------------------------------------------------------------------
@@ -262,14 +273,15 @@ def test_one_connection_and_only_in_who_notifies(odoo, bus, pgbouncer, postgres,
     server = odoo(workers=workers)
     client, sender = bus(server)
     sender.send_sql("by somebody else")     # received, and so the evented process is at work
-    assert client.next()
+    assert client.next(DEADLINE)
     assert not kept(pgbouncer, server)
     sender.send_orm("one")
-    assert client.next().payload == "one"
+    assert client.next(DEADLINE).payload == "one"
     (port, pid), = kept(pgbouncer, server).items()
     if workers:
         assert pid in http_workers(server)
-        wait_until(lambda: sender.send_orm("more") or len(kept(pgbouncer, server)) == 2, 30, "the other takes none")
+        wait_until(lambda: sender.send_orm("more") or len(kept(pgbouncer, server)) == 2, DEADLINE,
+                   "the other worker takes none")
         assert set(kept(pgbouncer, server).values()) == http_workers(server)
         # it is the pooler's client: PostgreSQL itself has nobody from an HTTP worker
         assert not backends_of(postgres, http_workers(server))
@@ -287,7 +299,7 @@ def test_it_is_closed_when_idle(held, bus, pgbouncer, workers):
     for _ in range(2):      # and then there is another
         sender.send_orm("one")
         used = time.monotonic()
-        assert client.next().payload == "one"
+        assert client.next(DEADLINE).payload == "one"
         assert kept(pgbouncer, held.server)
         wait_until(lambda: not kept(pgbouncer, held.server), idle + 10, "it is not closed")
         took = time.monotonic() - used
@@ -304,8 +316,7 @@ def evented(bus):
         # a server that is called at its other port: that process has all the routes
         session.odoo = types.SimpleNamespace(url=server.evented_url, evented_url=server.evented_url)
         sender = Sender(session, None, *client.channels)
-        pid, = [pid for pid in children(server.pid) if b"\0gevent\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        return client, sender, pid
+        return client, sender, server.evented_pid
     return open_bus
 
 
@@ -330,17 +341,18 @@ def test_the_evented_process_goes_on_meanwhile(held, evented, pgbouncer):
         warm(client, sender)
         ours = [port for port, process in kept(pgbouncer, held.server, proxy).items() if process == pid]
         assert len(ours) == 1
+        since = held.server.log_size()
         with held.sending(sender, "silent") as answer:
             proxy.forget(ours)
             held.go()
             stalls = []
             while not answer.done():
                 before = time.monotonic()
-                requests.get(held.server.evented_url + "/bus_alt_connection/health", timeout=20)
+                requests.get(held.server.evented_url + "/bus_alt_connection/health", timeout=DEADLINE)
                 stalls.append(time.monotonic() - before)
             assert PATIENCE - 1 < answer.result() < PATIENCE + 1.0
-        assert len(stalls) > 20 and max(stalls) < 1.0
-        assert client.next(timeout=10).payload == "silent"
+        assert max(stalls) < AT_ONCE
+        gets_late(client, "silent", held.server, since)
     finally:
         proxy.close()
 
@@ -362,8 +374,8 @@ def test_cron_trigger_leaves_by_it(odoo, bus, pgbouncer, postgres):
     for _ in range(3):
         before = time.monotonic()
         session.call_kw("ir.actions.server", "run", [action])
-        assert client.next(timeout=20).payload == "ran"
-        assert time.monotonic() - before < 2.0
+        assert client.next(DEADLINE).payload == "ran"
+        assert time.monotonic() - before < 15, "upstream's own look is made once a minute"
     assert len(kept(pgbouncer, server)) == 1
     assert len(re.findall("login attempt: db=postgres", pgbouncer.log.read_text())) <= logins + 2
     session.call_kw("ir.cron", "unlink", [job])
@@ -380,11 +392,11 @@ def test_a_function_of_ones_own(odoo, bus, pgbouncer, postgres):
         server = odoo(env={"ODOO_NOTIFY_FUNCTION": "my_notify"})
         client, sender = bus(server)
         sender.send_orm("mine")
-        assert client.next().payload == "mine"
+        assert client.next(DEADLINE).payload == "mine"
         assert len(kept(pgbouncer, server)) == 1
         # the listener's own test NOTIFY comes by it, too
         wait_until(lambda: hearing.poll() or compact([sender.wire_channel]) in [
-            each.payload for each in hearing.notifies], 10, "the function was not called")
+            each.payload for each in hearing.notifies], DEADLINE, "the function was not called")
     finally:
         hearing.close()
         postgres.query("DROP FUNCTION my_notify")
@@ -400,7 +412,7 @@ def test_switched_off(odoo, bus, pgbouncer, how):
     client, sender = bus(server)
     for number in range(3):
         sender.send_orm(number)
-        assert client.next().payload == number
+        assert client.next(DEADLINE).payload == number
     assert not kept(pgbouncer, server)
     assert "Wrong setting" not in server.log_text()
 
@@ -432,7 +444,7 @@ def test_database_manager(odoo, bus, facts, pooled):
 
     def still_notifies(payload):
         sender.send_orm(payload)
-        assert client.next().payload == payload
+        assert client.next(DEADLINE).payload == payload
 
     still_notifies("before")
     assert "demo" in db_service(server, "list")
@@ -497,7 +509,7 @@ hearing = psycopg2.connect(host=config["imdispatcher_db_host"], port=config["imd
 hearing.autocommit = True
 hearing.cursor().execute("LISTEN imbus")
 
-def heard(last, timeout=10):
+def heard(last, timeout=60):
     """The payloads that came, up to this one."""
     found, deadline = [], time.monotonic() + timeout
     while last not in found:
@@ -507,7 +519,7 @@ def heard(last, timeout=10):
         found += [hearing.notifies.pop(0).payload for _ in list(hearing.notifies)]
     return found
 
-def wait_until(done, what, timeout=15):
+def wait_until(done, what, timeout=60):
     deadline = time.monotonic() + timeout
     while not done():
         assert time.monotonic() < deadline, what
