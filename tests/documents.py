@@ -13,6 +13,7 @@ from docutils.core import publish_doctree
 
 REPO = Path(__file__).parent.parent
 PAGES = [REPO / "README.rst", *sorted((REPO / "docs").glob("*.rst"))]
+ALL = [*PAGES, *(REPO / name for name in ("CONTRIBUTING.rst", "SECURITY.rst", "CHANGELOG.rst"))]
 
 
 @functools.cache
@@ -82,7 +83,7 @@ def quoted_lines():
 
 def links():
     """(page, target) of every link to a file of this repository, and of every picture."""
-    for path in PAGES:
+    for path in ALL:
         for node in read(path)[0].findall(lambda node: isinstance(node, (nodes.reference, nodes.image))):
             target = node.get("refuri") or node.get("uri") or "#"
             if not re.match(r"[a-z]+:|#", target):

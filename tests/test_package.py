@@ -5,15 +5,14 @@ checkout finds the addon among its interpreter's packages. The same for an insta
 Python 3.6, if that interpreter is here.
 """
 import ast
-import glob
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from old_python import old_python
 
 from stack.listeners import wait_listening
 from stack.machine import run
@@ -102,16 +101,6 @@ def test_an_odoo_runs_from_an_old_installation(odoo, postgres, bus, source, tmp_
          "--target", tmp_path / "packages", copy], "pip could not install the checkout", env=env)
     assert addon_files(tmp_path / "packages" / INSTALLED) == addon_files(source / ADDON)
     run_from(tmp_path / "packages", odoo, postgres, bus)
-
-
-def old_python():
-    """A Python 3.6 that can install packages, or None."""
-    pyenv = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
-    for python in [shutil.which("python3.6"), *glob.glob(f"{pyenv}/versions/3.6*/bin/python")]:
-        if python and not subprocess.run([python, "-c", "import pip, setuptools, sys; assert sys.version_info[1] == 6"],
-                                         capture_output=True).returncode:
-            return python
-    return None
 
 
 def run_from(packages, odoo, postgres, bus):

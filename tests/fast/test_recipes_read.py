@@ -22,24 +22,24 @@ from stack.addon import FOLDER
 
 # -- the pages ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("path", documents.PAGES, ids=documents.name_of)
+@pytest.mark.parametrize("path", documents.ALL, ids=documents.name_of)
 def test_a_page_is_valid(path):
     _, complaints = documents.read(path)
     assert not complaints
 
 
-@pytest.mark.parametrize("path", documents.PAGES, ids=documents.name_of)
+@pytest.mark.parametrize("path", documents.ALL, ids=documents.name_of)
 def test_links_lead_somewhere(path):
     missing = {target for page, target in documents.links() if page == path and not (page.parent / target).exists()}
     assert not missing
 
 
-@pytest.mark.parametrize("path", documents.PAGES, ids=documents.name_of)
+@pytest.mark.parametrize("path", documents.ALL, ids=documents.name_of)
 def test_paths_and_commands_that_are_named_exist(path):
     text = path.read_text()
     for name in re.findall(r"\b(?:tests|docs|bus_alt_connection|stack|bench)/[\w/]+\.\w+", text):
         # the pages that a ./dev command writes are links, and checked as such
-        assert (REPO / name).exists() or re.search(r"`[^`]*<%s>`__" % re.escape(name), text), name
+        assert (REPO / name).exists() or re.search(rf"`[^`]*<{re.escape(name)}>`__", text), name
     commands = set(re.findall(r"\./dev ([a-z-]+)", text))
     known = set(re.findall(r"^  \./dev ([a-z-]+)", (REPO / "dev").read_text(), re.M))
     assert commands <= known

@@ -40,7 +40,7 @@ def settings(addon, clean, monkeypatch, tmp_path):
     """Settings as read from lines of odoo.conf and an environment: `settings("db_host = here", NAME="value")`."""
     def read(conf="", **environ):
         path = tmp_path / "odoo.conf"
-        path.write_text("[options]\n%s\n" % conf)
+        path.write_text(f"[options]\n{conf}\n")
         parsed = type(config)()
         parsed._parse_config(["-c", str(path)])
         for line in conf.splitlines():

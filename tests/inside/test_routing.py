@@ -28,13 +28,14 @@ def wait_until(done, what, timeout=60):
     deadline = time.monotonic() + timeout
     while not done():
         if time.monotonic() > deadline:
-            pytest.fail("not within %s s: %s\n%s" % (timeout, what() if callable(what) else what, stacks()))
+            pytest.fail(f"not within {timeout} s: {what() if callable(what) else what}\n{stacks()}")
         time.sleep(0.02)
 
 
 def stacks():
     """Where all threads but this one are."""
-    return "\n".join("%s\n%s" % (thread.name, "".join(traceback.format_stack(sys._current_frames()[thread.ident])))
+    frames = sys._current_frames()
+    return "\n".join(thread.name + "\n" + "".join(traceback.format_stack(frames[thread.ident]))
                      for thread in threading.enumerate() if thread is not threading.current_thread())
 
 
@@ -65,7 +66,7 @@ def listeners(postgres):
     """The direct backends of this process, as PostgreSQL has them."""
     def of_this_process():
         return [pid for pid, in postgres("SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s ORDER BY pid",
-                                         "bus\\_alt\\_connection %% %d" % os.getpid())]
+                                         rf"bus\_alt\_connection % {os.getpid()}")]
     wait_until(lambda: not of_this_process(), "an earlier test's listener ends")
     return of_this_process
 
@@ -140,8 +141,8 @@ def test_an_unmarked_thread_gets_upstreams_own(addon, listeners):
 
 
 def test_upstreams_arguments_are_passed_on():
-    uri = "postgresql://%s:%s@%s:%s/%s" % (
-        config["db_user"], config["db_password"], config["db_host"], config["db_port"], SYSTEM)
+    user, password, host, port = (config["db_" + name] for name in ("user", "password", "host", "port"))
+    uri = f"postgresql://{user}:{password}@{host}:{port}/{SYSTEM}"
     with pytest.raises(ValueError, match="URI"):
         odoo.sql_db.db_connect(uri)
     with odoo.sql_db.db_connect(uri, allow_uri=True).cursor() as cr:
@@ -192,7 +193,7 @@ def test_a_job_in_a_listeners_thread_notifies_through_the_pooler(addon, subscrib
             job.precommit.run()
             job.postcommit.run()
             job.rollback()
-        assert received(cr._cnx, '[["%s","inside"]]' % name)
+        assert received(cr._cnx, f'[["{name}","inside"]]')
         assert len(listeners()) == 1
 
 
@@ -211,7 +212,7 @@ def test_threads_are_on_their_own(addon, subscribers, listeners, notify):
 
     def unmarked():
         together.wait(60)
-        wait_until(lambda: len(listeners()) == 2, lambda: "two listeners, but %s" % listeners())
+        wait_until(lambda: len(listeners()) == 2, lambda: f"two listeners, but {listeners()}")
         assert type(odoo.sql_db.db_connect(SYSTEM)) is odoo.sql_db.Connection
         together.wait(60)
         notify("one", "one")
@@ -260,8 +261,8 @@ def test_a_listener_that_cannot_connect_ends_too(addon, subscribers, listeners, 
 
 
 def test_the_next_host_is_tried(addon, subscribers, listeners, notify, monkeypatch):
-    monkeypatch.setenv("IMDISPATCHER_DB_HOST", "127.0.0.1,%s" % config["imdispatcher_db_host"])
-    monkeypatch.setenv("IMDISPATCHER_DB_PORT", "1,%s" % config["imdispatcher_db_port"])
+    monkeypatch.setenv("IMDISPATCHER_DB_HOST", "127.0.0.1,{}".format(config["imdispatcher_db_host"]))
+    monkeypatch.setenv("IMDISPATCHER_DB_PORT", "1,{}".format(config["imdispatcher_db_port"]))
     with addon.routing.listening_for(subscribers()), listening("inside", listeners) as cr:
         notify("inside", "here")
         assert received(cr._cnx, "here")
@@ -293,11 +294,11 @@ def test_nothing_leaks_after_close(addon, subscribers, listeners, notify):
                 notify("inside", str(turn))
                 assert received(cr._cnx, str(turn))
                 # that of the turn before is on its way out
-                wait_until(lambda: len(threads()) == 1, lambda: "one thread, but %s" % threads())
+                wait_until(lambda: len(threads()) == 1, lambda: f"one thread, but {threads()}")
                 assert len(descriptors()) > len(before)
             assert cr._cnx.closed
-        wait_until(lambda: not threads(), lambda: "threads that stay: %s" % threads())
-        wait_until(lambda: not listeners(), lambda: "backends that stay: %s" % listeners())
+        wait_until(lambda: not threads(), lambda: f"threads that stay: {threads()}")
+        wait_until(lambda: not listeners(), lambda: f"backends that stay: {listeners()}")
         wait_until(lambda: len(descriptors()) <= len(before),
                    lambda: "open files that stay: %s" % (set(descriptors()) - set(before)))
         cr.close()      # a second time

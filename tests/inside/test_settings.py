@@ -44,8 +44,8 @@ def refused(addon, read, cause):
 @pytest.mark.parametrize("name, text, value", RIGHT, ids=NAMES)
 def test_each_name_in_odoo_conf(settings, file, name, text, value):
     text, value = (file if part == FILE else part for part in (text, value))
-    read = settings("imdispatcher_%s = %s" % (name, text))
-    assert read.sources[name] == "imdispatcher_%s in %s" % (name, config["config"])
+    read = settings(f"imdispatcher_{name} = {text}")
+    assert read.sources[name] == "imdispatcher_{} in {}".format(name, config["config"])
     assert read.values[name] == value == getattr(read, name)
     assert not read.problems
 
@@ -53,9 +53,9 @@ def test_each_name_in_odoo_conf(settings, file, name, text, value):
 @pytest.mark.parametrize("name, text, right", WRONG)
 def test_each_wrong_value_in_odoo_conf(settings, addon, name, text, right):
     default = settings()
-    read = settings("imdispatcher_%s = %s" % (name, text))
+    read = settings(f"imdispatcher_{name} = {text}")
     problem, = read.problems
-    for part in ("imdispatcher_%s in " % name, repr(text), right):
+    for part in (f"imdispatcher_{name} in ", repr(text), right):
         assert part in problem
     assert read.values == default.values
     if name in REFUSED:
@@ -66,13 +66,13 @@ def test_each_wrong_value_in_odoo_conf(settings, addon, name, text, right):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_empty_in_odoo_conf_is_unset(settings, name):
-    assert settings("imdispatcher_%s =" % name).values == settings().values
+    assert settings(f"imdispatcher_{name} =").values == settings().values
 
 
 @pytest.mark.parametrize("name", ["db_user", "db_name", "db_password"])
 def test_a_zero_byte(settings, addon, name):
     """Impossible in an environment, possible in a file; libpq would end the value there."""
-    read = settings("imdispatcher_%s = head\0tail" % name)
+    read = settings(f"imdispatcher_{name} = head\0tail")
     problem, = read.problems
     assert "zero byte" in problem
     assert ("head" in problem) == (name != "db_password")
@@ -91,7 +91,7 @@ def addresses(found):
 
 
 def test_what_is_unset_is_odoos_own(settings, endpoints):
-    read = settings("db_host = pooler\ndb_port = 6432\ndb_user = odoo\ndb_password = %s\ndb_sslmode = require" % SECRET)
+    read = settings(f"db_host = pooler\ndb_port = 6432\ndb_user = odoo\ndb_password = {SECRET}\ndb_sslmode = require")
     assert not read.configured and not read.problems
     direct, = endpoints.direct(read)
     pooled = odoo.sql_db.connection_info_for("postgres")[1]
@@ -193,7 +193,7 @@ def test_a_password_is_in_no_text(settings, addon, file, caplog):
     """Right or wrong, from wherever it comes: not in a problem, a log line, a repr, an error of a failed login."""
     texts = []
     for read in (
-        settings("imdispatcher_db_password = %s\0" % SECRET),
+        settings(f"imdispatcher_db_password = {SECRET}\0"),
         settings(IMDISPATCHER_DB_PASSWORD=SECRET, IMDISPATCHER_DB_PORT="abc"),
         settings(IMDISPATCHER_DB_PASSWORD="", IMDISPATCHER_DB_PORT="", IMDISPATCHER_DB_PASSWORD_FILE=file),
     ):

@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 stop_event = threading.Event()
 
 
-class ChannelTopic(object):
+class ChannelTopic:
     def __init__(self, channel):
         self._channel = channel
         self._state = "IDLE"
@@ -29,7 +29,7 @@ class ChannelTopic(object):
 
 class BusDispatcher(threading.Thread):
     def __init__(self):
-        super(BusDispatcher, self).__init__(daemon=True, name="bus_dispatcher.Bus")
+        super().__init__(daemon=True, name="bus_dispatcher.Bus")
         self._topic_by_channel = {}
         self._lock_by_dbname = collections.defaultdict(threading.Lock)
         self._pending = queue.Queue()

@@ -19,7 +19,7 @@ def hide(module, hidden):
             asking = sys._getframe(1).f_globals["__name__"]
             if name == hidden and asking.startswith("odoo.addons.bus_alt_connection"):
                 raise AttributeError(name)
-            return super(Changed, self).__getattribute__(name)
+            return super().__getattribute__(name)
 
     module.__class__ = Changed
 

@@ -22,7 +22,7 @@ class Dispatch(bus.ImDispatch):
 
     def loop(self):
         _logger.info("overridden loop on a dispatch that everyone has: %s", self is bus.dispatch)
-        return super(Dispatch, self).loop()
+        return super().loop()
 
 
 if bus.dispatch is not None:    # an HTTP worker has none before series 16

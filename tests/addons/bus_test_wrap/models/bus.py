@@ -10,8 +10,8 @@ class Bus(models.Model):
 
     def _sendone(self, *args):      # since series 15
         _logger.info("overridden bus.bus")
-        return super(Bus, self)._sendone(*args)
+        return super()._sendone(*args)
 
     def sendone(self, *args):       # before
         _logger.info("overridden bus.bus")
-        return super(Bus, self).sendone(*args)
+        return super().sendone(*args)
