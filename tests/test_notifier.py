@@ -6,7 +6,9 @@ between for sure. What is kept is asked of the pooler, by the name that the addo
 import collections
 import concurrent.futures
 import contextlib
+import os
 import re
+import signal
 import subprocess
 import textwrap
 import time
@@ -152,6 +154,25 @@ def test_postgresql_killed_before_the_notify(held, bus, postgres, pgbouncer, wor
     arrived = client.next(DEADLINE)
     assert arrived.payload == "committed"
     assert arrived.at - back < SOON
+
+
+def test_sender_killed_before_the_notify(held, bus):
+    """What waits dies with its process, and the row is committed: a look at the table finds it."""
+    held = held(1)
+    client, sender = bus(held.server)
+    warm(client, sender)
+    pid, = http_workers(held.server)
+    with held.sending(sender, "committed") as answer:
+        os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        with pytest.raises(requests.ConnectionError):
+            answer.result(DEADLINE)
+    arrived = client.next(2 * DEADLINE)
+    assert arrived.payload == "committed"
+    assert arrived.at - killed < 60
+    held.server.wait_log(r"Worker WorkerHTTP \(\d+\) alive(?s:.*)Worker WorkerHTTP \(\d+\) alive")
+    sender.send_orm("from another worker")
+    assert client.next(DEADLINE).payload == "from another worker"
 
 
 def test_pooler_restarts_under_many_workers(odoo, postgres, pgbouncer, workers=8):
