@@ -93,7 +93,7 @@ def idle(stack, postgres, pooler, name, count, seconds):
     yield Result("listeners", case, name, "wake-ups", "a second", after.less(before, "wakeups") / span)
     yield Result("listeners", case, name, "transaction ids", "a minute", 60 * after.less(before, "ids") / span)
     yield Result("listeners", case, name, "the pooler's CPU", "% of a core", 100 * after.less(before, "pooler") / span)
-    yield Result("listeners", case, name, "their own CPU, each", "% of a core",
+    yield Result("listeners", case, name, "own CPU of each", "% of a core",
                  100 * after.less(before, "own") / span / count)
 
 
