@@ -21,7 +21,7 @@ from stack.client import Session
 from stack.listeners import check_once_a_minute
 from stack.process import DEADLINE, free_port, wait_until
 
-# the waits of the addon itself, shortened
+# a wait of the addon itself, shortened
 FAST = {"IMDISPATCHER_CONNECT_TIMEOUT_SECONDS": "2"}
 STATES = ["ok", "skipped", "warning", "failed"]
 CHECKS = ["settings", "server-wide", "pooled address", "pooled mode", "direct address", "direct credentials",
@@ -361,6 +361,12 @@ WRONG = {
                 "direct address", "unreachable", "is PostgreSQL up"),
     "black hole": (lambda get: {"IMDISPATCHER_DB_PORT": str(get("black_hole"))},
                    "direct address", "unreachable", "does a firewall"),
+    "misspelt TLS": (lambda get: {"IMDISPATCHER_DB_SSLMODE": "verify_full"},
+                     "direct address", "setting", "Correct the setting."),
+    "no password file": (lambda get: {"IMDISPATCHER_DB_PASSWORD_FILE": "/nowhere/password"},
+                         "direct address", "password file", "Set imdispatcher_db_password_file"),
+    "no root certificate": (lambda get: {"IMDISPATCHER_DB_SSLROOTCERT": "/nowhere/ca.crt"},
+                            "direct address", "setting", "Correct the setting."),
     "unknown host": (lambda get: {"IMDISPATCHER_DB_HOST": "nowhere.invalid"},
                      "direct address", "name", "that this machine can resolve"),
 }
