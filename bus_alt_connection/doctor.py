@@ -520,7 +520,7 @@ def instance():
         own = (workers + cron) * pool + (_number("db_maxconn_gevent", 0) or pool)
     else:
         own = pool
-    # Each listener's attendant opens a connection for a moment.
+    # Each listener asks on a connection of its own where Odoo's address leads.
     return own + listeners, listeners
 
 

@@ -61,6 +61,7 @@ def test_what_they_say(odoo, bus, postgres, workers):
     wait_metric(port, "malformed_total", 1)
 
     pid, = wait_listening(postgres, server, "bus")
+    sender.insert("nobody is notified of it")
     postgres.query("SELECT pg_terminate_backend(%s)", [pid])
     wait_metric(port, "reconnects_total", 1)
     wait_metric(port, "connected", 1)
