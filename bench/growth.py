@@ -15,9 +15,9 @@ NOTE = ("So many clients have subscribed to one channel each, and to one that al
         "process that serves them. Then rows are committed of which nobody is notified, as after a loss, and the "
         "listening backend is terminated: first a row each for one client in a hundred, then, the next time, one for "
         "all. Only this addon catches up; others leave the row until something else wakes the client. It wakes "
-        "those who missed something, and leaves half of the processor's time to others. The stall is the longest time that "
-        "a websocket's ping waited for its answer meanwhile; the one that connects opens a websocket and subscribes again "
-        "and again. Waiting: clients that waited for a server connection of the pooler.")
+        "those who missed something, and leaves half of the processor's time to others. The stall is the longest "
+        "time that a websocket's ping waited for its answer meanwhile; the one that connects opens a websocket and "
+        "subscribes again and again. Waiting: clients that waited for a server connection of the pooler.")
 PLOTS = ["memory", "catch-up"]
 NAMES = ["direct", "published", "addon"]
 PATIENCE = 90
