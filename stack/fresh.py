@@ -18,6 +18,7 @@ from pathlib import Path
 from .apt import Apt, package_lists
 from .base import INTERRUPTS, REPO, StackError, interrupt_once, run, say
 from .cache import Cache, cache_folder
+from .process import wait_until
 
 USER = "newcomer"
 CHECKOUT = f"home/{USER}/checkout"
@@ -25,7 +26,8 @@ CHECKOUT = f"home/{USER}/checkout"
 CACHES = {"root": "var/cache/bus-alt-connection", USER: f"home/{USER}/.cache"}
 # what a newcomer would install, to run the demo with that
 INSTALLED = ["postgresql", "pgbouncer", "python3-pip"]
-# the mounts are the child's own and go with it, and so do all processes that it leaves
+# its mounts are its own and go with it, and so do all processes that it leaves
+ISOLATED = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
 CHROOT = """
 mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot --userspec="$1" "$0" /usr/bin/env -i "${@:2}"
 """
@@ -64,8 +66,9 @@ def main(args=None):
 def newcomers(release):
     """Make this Debian, have each of them run the demo in it, and remove it: the names of those who failed."""
     failed = []
-    with tempfile.TemporaryDirectory(prefix="bus-alt-fresh-") as folder:
-        debian = Debian(Path(folder) / release, release)
+    folder = Path(tempfile.mkdtemp(prefix="bus-alt-fresh-"))
+    try:
+        debian = Debian(folder / release, release)
         for name, prepare in (("nothing but Python 3", lambda: None),
                               (f"with {', '.join(INSTALLED)}", lambda: debian.install(INSTALLED))):
             prepare()
@@ -73,6 +76,10 @@ def newcomers(release):
                 title = f"Debian {release}, {name}, as {'root' if user == 'root' else 'a user without root'}"
                 if not debian.demo(title, user):
                     failed.append(title)
+    finally:
+        # after an interrupt, what still runs in it ends while it is removed
+        wait_until(lambda: shutil.rmtree(folder, ignore_errors=True) or not folder.exists(), 300,
+                   f"{folder} could not be removed")
     return failed
 
 
@@ -85,8 +92,8 @@ class Debian:
         began = time.monotonic()
         say(f"making a Debian {release}")
         root.parent.chmod(0o755)
-        run(["debootstrap", "--variant=minbase", "--include=python3", release, root, targets[0]["Site"]],
-            f"debootstrap made no Debian {release}")
+        run([*ISOLATED, "--mount-proc", "debootstrap", "--variant=minbase", "--include=python3", release, root,
+             targets[0]["Site"]], f"debootstrap made no Debian {release}")
         self.call("root", "useradd", "--create-home", "--shell", "/bin/bash", USER)
         shutil.copytree(REPO, root / CHECKOUT, ignore=shutil.ignore_patterns(".git", "__pycache__"))
         say(f"Debian {release} is made ({time.monotonic() - began:.0f} s)")
@@ -104,8 +111,8 @@ class Debian:
             shutil.copyfile(certificates, self.root / "tmp/certificates.pem")
             (self.root / "tmp/certificates.pem").chmod(0o644)
             env["PIP_CERT"] = "/tmp/certificates.pem"
-        return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "bash", "-c",
-                CHROOT, self.root, user, *(f"{name}={value}" for name, value in env.items()), *command]
+        return [*ISOLATED, "bash", "-c", CHROOT, self.root, user,
+                *(f"{name}={value}" for name, value in env.items()), *command]
 
     def call(self, user, *command, **kw):
         return run(self.command(user, *command), f"{command[0]} failed in the new Debian", **kw)
