@@ -54,14 +54,6 @@ def pytest_generate_tests(metafunc):
                              ids=[f"odoo{number or ''}" for number in metafunc.config.series])
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """What `./dev test` runs side by side: the modules, each with all its tests of one series together."""
-    for item in items:
-        series = getattr(item, "callspec", None) and item.callspec.params.get("series")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{series}"))
-
-
 @pytest.fixture(scope="session")
 def stack(series, request):
     try:

@@ -9,11 +9,13 @@ Contract:
 * A deadline is a signal, which a call into C may not notice. GRACE seconds later the servers are ended, which ends such
   a call; if even that does not help, so is the process.
 * While a test that is marked `alone` runs, no other does: it measures what a neighbour would disturb.
+* Side by side run the modules, each with all its tests of one series together, in the order of their collection.
 """
 import contextlib
 import faulthandler
 import fcntl
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -42,6 +44,26 @@ def pytest_configure(config):
         config.pluginmanager.register(Minutes(), "minutes")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Modules(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return scope_of(nodeid)
+
+    # the largest first would have the series take turns, and a stack is started for each turn
+    config.option.loadscopereorder = False
+    return Modules(config, log)
+
+
+def scope_of(nodeid):
+    """What of a test has to be the same for tests that share servers: its module and its series."""
+    path, _, rest = nodeid.partition("::")
+    series = re.search(r"\[(?:.*-)?(odoo\d*)\b", rest)
+    return f"{path} {series[1] if series else ''}"
+
+
 class Minutes:
     """Prints what runs; where several processes run tests, it is in the one that controls them."""
 
@@ -64,11 +86,10 @@ class Minutes:
         return "\n" + "\n".join(lines) + "\n"
 
     def pytest_runtest_logstart(self, nodeid):
-        self.running = {**self.running, nodeid.partition("@")[0]: time.monotonic()}
+        self.running = {**self.running, nodeid: time.monotonic()}
 
     def pytest_runtest_logfinish(self, nodeid):
-        name = nodeid.partition("@")[0]
-        self.running = {other: since for other, since in self.running.items() if other != name}
+        self.running = {other: since for other, since in self.running.items() if other != nodeid}
         self.done += 1
 
     def pytest_unconfigure(self):

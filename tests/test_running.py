@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from documents import REPO
+from running import scope_of
 
 HEAD = """
 import subprocess, sys, threading, time
@@ -152,16 +153,45 @@ def times(request):
     with open(FILE, "a") as file:
         file.write(json.dumps([request.node.name.startswith("test_alone"), began, time.monotonic()]) + chr(10))
 
-@pytest.mark.parametrize("number", range(8))
-def test_beside(number):
-    time.sleep(0.1)
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("series", ["odoo19", "odoo14"])
+def test_beside(number, series):
+    time.sleep(0.3)
 
 @pytest.mark.alone
-@pytest.mark.parametrize("number", range(2))
-def test_alone(number):
-    time.sleep(0.1)
-""", "-n", "2")
+@pytest.mark.parametrize("series", ["odoo19", "odoo14"])
+def test_alone(series):
+    time.sleep(0.3)
+""", "-n", "2", "--dist", "loadscope")
     assert "10 passed" in out
     spans = [json.loads(line) for line in (tmp_path / "times").read_text().splitlines()]
     together = [one for one in spans for other in spans if one is not other and one[1] < other[2] and other[1] < one[2]]
     assert together and not [one for one in together if one[0]]
+
+
+def test_the_tests_of_a_module_and_a_series_run_in_one_process(run, tmp_path):
+    run("""
+import os, pathlib
+
+@pytest.mark.parametrize("kind", ["threaded", "prefork"])
+@pytest.mark.parametrize("series", ["odoo19", "odoo14"])
+def test_it(series, kind, request):
+    with open(pathlib.Path(__file__).parent / "who", "a") as file:
+        file.write(f"{os.getpid()} {series}" + chr(10))
+    time.sleep(0.1)
+""", "-n", "2", "--dist", "loadscope")
+    who = [line.split() for line in (tmp_path / "who").read_text().splitlines()]
+    assert len(who) == 4
+    for series in ("odoo19", "odoo14"):
+        assert len({pid for pid, one in who if one == series}) == 1
+    assert len({pid for pid, _ in who}) == 2
+
+
+@pytest.mark.parametrize("nodeid, scope", [
+    ("tests/test_a.py::test_it", "tests/test_a.py "), ("tests/test_a.py::test_it[odoo19]", "tests/test_a.py odoo19"),
+    ("tests/test_a.py::test_it[threaded-odoo14-fast]", "tests/test_a.py odoo14"),
+    ("tests/test_a.py::test_it[odoo14-unknown name]", "tests/test_a.py odoo14"),
+    ("tests/test_a.py::test_it[odoo]", "tests/test_a.py odoo"),
+])
+def test_what_shares_servers(nodeid, scope):
+    assert scope_of(nodeid) == scope
