@@ -1,4 +1,7 @@
-"""The main job, on the real thing: a notification of an Odoo behind a transaction pooler reaches its client."""
+"""The main job, on the real thing: a notification of an Odoo behind a transaction pooler reaches its client.
+
+Takes 3 min.
+"""
 import os
 import time
 from pathlib import Path

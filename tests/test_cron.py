@@ -1,4 +1,7 @@
-"""The cron listeners through the same events: no thread ends, no worker stays deaf, triggers stay quick."""
+"""The cron listeners through the same events: no thread ends, no worker stays deaf, triggers stay quick.
+
+Takes 1 min.
+"""
 from pathlib import Path
 
 import pytest

@@ -2,6 +2,8 @@
 
 One test a way to misconfigure it: an Odoo and the doctor are started with the same wrong setting. Nobody looks at
 anything but what an administrator sees: the command's output and exit status, the log, the route.
+
+Takes 2 min.
 """
 import contextlib
 import datetime

@@ -1,6 +1,8 @@
 """Each row of the table "What must hold": a fault, how soon the bus is back, and nothing lost.
 
 On the threaded and the prefork server in turn. The listener reaches PostgreSQL through a proxy that can break.
+
+Takes 5 min.
 """
 import contextlib
 import random

@@ -2,6 +2,8 @@
 
 Contract: passes if all of them pass there, and shows what they printed if not; skips if that interpreter has no
 pytest-odoo, and says so.
+
+Takes 3 min.
 """
 import re
 import subprocess

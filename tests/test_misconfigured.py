@@ -2,6 +2,8 @@
 
 Each case breaks one thing for real, awaits its line in the log, sees a notification arrive all the same, mends it
 where PostgreSQL can, and sees the listener come by itself.
+
+Takes 3 min.
 """
 import time
 

@@ -1,4 +1,7 @@
-"""PostgreSQL, the pooler and Odoo start in every order; and Odoo stops and reloads while things are broken."""
+"""PostgreSQL, the pooler and Odoo start in every order; and Odoo stops and reloads while things are broken.
+
+Takes 3 min.
+"""
 import itertools
 import re
 

@@ -3,6 +3,8 @@
 Contract: every file of the addon is in the wheel and nothing else is; an Odoo whose addons path does not know this
 checkout finds the addon among its interpreter's packages. The same for an installation by the pip and setuptools of
 Python 3.6, if that interpreter is here.
+
+Takes 1 min.
 """
 import ast
 import os

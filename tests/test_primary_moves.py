@@ -1,4 +1,7 @@
-"""The primary moves: a standby is promoted and the old one is gone, with both named in one setting."""
+"""The primary moves: a standby is promoted and the old one is gone, with both named in one setting.
+
+Takes 1 min.
+"""
 import time
 
 import pytest

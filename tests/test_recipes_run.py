@@ -1,6 +1,8 @@
 """What the README and docs/ say is so: their snippets are run on the real stack, their settings are asked in Odoo.
 
 What needs no server is in fast/test_recipes_read.py.
+
+Takes 2 min.
 """
 import http.server
 import json

@@ -1,4 +1,7 @@
-"""Two minutes of ./dev soak; `--seed` of a run that failed is in its message."""
+"""Two minutes of ./dev soak; `--seed` of a run that failed is in its message.
+
+Takes 3 min.
+"""
 import pytest
 
 from bench.soak import Soak
