@@ -244,13 +244,16 @@ class Listener(threading.Thread):
         """Return once a NOTIFY that took the pooled path has arrived; else have the session end."""
         backoff = Backoff(self.RETRY_SECONDS)
         while True:
+            begun = time.monotonic()
             try:
                 notifying = await self.recovery.notify(session.private, session.expect())
                 break
             except ConnectionLost as exc:
                 # The pooled path is dark. It concerns all of Odoo, which says so itself.
                 _logger.debug("The pooled path does not answer: %s", exc)
-            await sleep(backoff.next() or backoff.FIRST)
+            # One that hangs and does not refuse may be overrun, by a thousand that do the same.
+            hung = time.monotonic() - begun
+            await sleep(max(backoff.next(), backoff.FIRST, random.uniform(0.5, 1.5) * hung))
         if await session.proved(self.PROOF_SECONDS):
             return
         problem = errors.undelivered(
