@@ -124,9 +124,9 @@ class Listener(threading.Thread):
         self.state = after = state.entered(before, phase, now, endpoint, problem)
         if before.lost_at is not None and after.lost_at is None:
             self.degraded_seconds += now - before.lost_at
-        self._log.change(before, after, now, self.recovery.woken - self._woken_before)
-        if after.lost_at is None:
+        if before.lost_at is None:
             self._woken_before = self.recovery.woken
+        self._log.change(before, after, now, self.recovery.woken - self._woken_before)
         self._changed.set()
 
     # -- connect and serve --------------------------------------------------------------------
