@@ -65,7 +65,9 @@ class Template:
 
     def install(self):
         say(f"Odoo installs {', '.join(self.modules)} through the pooler (half a minute, the first time)")
-        self.stack.odoo(name="odoo-install").create_database(self.name, self.modules)
+        # a name of its own: one stack may make several, and make one again that failed
+        odoo = self.stack.odoo(name=f"odoo-install-{len(self.stack.started)}")
+        odoo.create_database(self.name, self.modules)
 
     def save(self, folder):
         exchange = self.stack.postgres.folder / "template.dump"     # where the server's user may write
