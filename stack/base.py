@@ -40,30 +40,35 @@ def run(command, failure, seen=None, timeout=LONGEST, **kw):
     """
     kw = {"stdin": subprocess.DEVNULL, "text": True, "errors": "replace", **kw}
     lines = []
+    late = threading.Event()
+    process = None
+
+    def end():
+        late.set()
+        process.kill()
+    deadline = threading.Timer(timeout, end)
+    deadline.daemon = True
     try:
-        process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   **kw)
+        with Starting():        # an interrupt must not come between the program and the name that it is ended by
+            process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE,
+                                       stderr=subprocess.STDOUT, **kw)
+        if Starting.interrupted:
+            raise KeyboardInterrupt
+        deadline.start()
+        for line in process.stdout:
+            lines.append(line)
+            if seen:
+                seen(line)
+        process.wait()
     except OSError as exc:
         raise StackError(f"{failure} ({exc})") from exc
-    with process:
-        late = threading.Event()
-
-        def end():
-            late.set()
-            process.kill()
-        deadline = threading.Timer(timeout, end)
-        deadline.daemon = True
-        deadline.start()
-        try:
-            for line in process.stdout:
-                lines.append(line)
-                if seen:
-                    seen(line)
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            deadline.cancel()
+    finally:
+        deadline.cancel()
+        if process:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            process.stdout.close()
     if late.is_set():
         raise StackError(f"{failure} (it did not end in {timeout} s)")
     if process.returncode:
@@ -104,8 +109,23 @@ def megabytes(count):
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Starting:
+    """While a program is being started, `interrupt_once` only takes a note, which `run` reads afterwards."""
+    now = False
+    interrupted = False
+
+    def __enter__(self):
+        Starting.now = True
+
+    def __exit__(self, *exc):
+        Starting.now = False
+
+
 def interrupt_once(*_):
     """The handler of a process that ends when it is interrupted: once, so that nothing interrupts the cleaning."""
     for number in INTERRUPTS:
         signal.signal(number, lambda *_: None)      # Python complains where SIG_IGN meets a signal that has come
+    if Starting.now:
+        Starting.interrupted = True
+        return
     raise KeyboardInterrupt

@@ -85,7 +85,11 @@ class Cache:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
                 os.rename(temporary / "new", self.folder / name)
         finally:
-            shutil.rmtree(making, ignore_errors=True)
+            try:
+                remove(making)
+            except BaseException:
+                remove(making)      # an interrupt may come now, too
+                raise
 
     def open(self):
         """Make the cache folder, or say why it cannot be made."""
@@ -99,7 +103,7 @@ class Cache:
         for name in os.listdir(self.folder / "making"):
             with self.lock_file(name) as lock, contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(self.folder / "making" / name, ignore_errors=True)
+                remove(self.folder / "making" / name)
 
     def lock_file(self, name):
         return open(self.folder / "locks" / name, "a+")
@@ -155,6 +159,15 @@ class Cache:
     def full(self):
         return (f"the disk of the cache folder {self.folder} is full: free some space there (./dev demo needs 3 GB, "
                 "./dev test 5 GB), or set BUS_ALT_CACHE to a folder on another disk")
+
+
+def remove(folder):
+    """Remove a folder into which a program that was ended may write for a moment more: tar, of a dpkg-deb."""
+    deadline = time.monotonic() + PATIENCE
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            time.sleep(0.05)
 
 
 def readable(folder):

@@ -97,10 +97,11 @@ def debian_odoo_whole(cache, series):
         docutils.write_text(docutils.read_text().replace(
             "'/usr/share/docutils/'", f"'{cache.folder / name}/usr/share/docutils/'"))
         source = older_python(folder)
-        # or else each process of each test would compile the same files again
+        # or else each process of each test would compile the same files again; in one process (no -j), for those that
+        # compileall starts outlive it when it is ended
         say(f"compiling {package}")
         compiled = [folder / "usr/lib/python3/dist-packages", *folder.glob("usr/lib/python3.*")]
-        run([source.command[0], "-W", "ignore", "-m", "compileall", "-q", "-j0",
+        run([source.command[0], "-W", "ignore", "-m", "compileall", "-q",
              "-x", r"/odoo/addons/(?!base/|web/|bus/)|/tests?/", *compiled],
             f"the Python of {release} does not run here", env={**os.environ, **source.env})
 

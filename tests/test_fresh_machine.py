@@ -201,7 +201,8 @@ def test_ctrl_c_at_random_moments_of_the_first_start(mirror, folder):
         process = dev("test", env=mirror.environment(cache))
         time.sleep(chance.uniform(0, 3))
         output = interrupt(process)
-        assert process.returncode in (130, -signal.SIGINT), f"seed {seed}: {output}"
+        # it may not even have come to ./dev
+        assert process.returncode in (130, -signal.SIGINT) or "init_import_site" in output, f"seed {seed}: {output}"
         gone(cache)
         if (cache / "making").exists():
             assert left(cache) == [], f"seed {seed}"
