@@ -10,7 +10,7 @@ import uuid
 
 from .machine import say
 from .postgres import ODOO_USER, SUPERUSER
-from .process import wait_until
+from .process import DEADLINE, wait_until
 
 
 class Template:
@@ -33,12 +33,22 @@ class Template:
             # a database with connections cannot be copied, and the pooler keeps its own open
             wait_until(self.unused, 30, f"the database {self.name} is still in use: it cannot be copied")
             self.stack.databases.add(self.name)
-        postgres.query(f'CREATE DATABASE "{name}" TEMPLATE "{self.name}" OWNER {ODOO_USER}')
+        wait_until(lambda: self.copied(name), DEADLINE, f"the database {self.name} is still in use: it cannot be copied")
         # as Odoo does when it duplicates a database
         postgres.query("UPDATE ir_config_parameter SET value = %s WHERE key = 'database.uuid'",
                        [str(uuid.uuid4())], dbname=name)
         if (self.filestore / self.name).is_dir():
             shutil.copytree(self.filestore / self.name, self.filestore / name)
+
+    def copied(self, name):
+        """Whether it could be copied: a server that serves all databases may look into this one at any moment."""
+        import psycopg2
+        self.unused()
+        try:
+            self.stack.postgres.query(f'CREATE DATABASE "{name}" TEMPLATE "{self.name}" OWNER {ODOO_USER}')
+        except psycopg2.errors.ObjectInUse:
+            return False
+        return True
 
     @property
     def filestore(self):
