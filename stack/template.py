@@ -33,7 +33,7 @@ class Template:
             # a database with connections cannot be copied, and the pooler keeps its own open
             wait_until(self.unused, 30, f"the database {self.name} is still in use: it cannot be copied")
             self.stack.databases.add(self.name)
-        wait_until(lambda: self.copied(name), DEADLINE, f"the database {self.name} is still in use: it cannot be copied")
+        wait_until(lambda: self.copied(name), DEADLINE, f"the database {self.name} stays in use: it cannot be copied")
         # as Odoo does when it duplicates a database
         postgres.query("UPDATE ir_config_parameter SET value = %s WHERE key = 'database.uuid'",
                        [str(uuid.uuid4())], dbname=name)
