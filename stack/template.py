@@ -30,8 +30,6 @@ class Template:
         postgres = self.stack.postgres
         if self.name not in self.stack.databases:
             self.provide()
-            # a database with connections cannot be copied, and the pooler keeps its own open
-            wait_until(self.unused, 30, f"the database {self.name} is still in use: it cannot be copied")
             self.stack.databases.add(self.name)
         wait_until(lambda: self.copied(name), DEADLINE, f"the database {self.name} stays in use: it cannot be copied")
         # as Odoo does when it duplicates a database
@@ -41,9 +39,13 @@ class Template:
             shutil.copytree(self.filestore / self.name, self.filestore / name)
 
     def copied(self, name):
-        """Whether it could be copied: a server that serves all databases may look into this one at any moment."""
+        """Whether it could be copied: one with connections cannot be.
+
+        The pooler keeps its own open, and a server that serves all databases may look into it at any moment.
+        """
         import psycopg2
-        self.unused()
+        self.stack.postgres.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                                  [self.name])
         try:
             self.stack.postgres.query(f'CREATE DATABASE "{name}" TEMPLATE "{self.name}" OWNER {ODOO_USER}')
         except psycopg2.errors.ObjectInUse:
@@ -53,10 +55,6 @@ class Template:
     @property
     def filestore(self):
         return self.stack.odoo_data / "filestore"
-
-    def unused(self):
-        return not self.stack.postgres.query(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self.name])
 
     def provide(self):
         """The template in this stack's PostgreSQL: from the cache, or by Odoo and then into the cache."""
