@@ -6,6 +6,7 @@ Takes 5 min.
 """
 import contextlib
 import random
+import re
 import time
 
 import pytest
@@ -192,7 +193,10 @@ def test_notified_while_nobody_listened(stack, odoo, bus, proxy):
 
 
 def test_those_who_missed_something_are_woken(stack, odoo, bus, proxy):
-    """And nobody else: 8 of 81 subscribers, of whom each is woken once."""
+    """And nobody else: 8 of 81 subscribers, of whom each is woken once.
+
+    Before series 16 a client that is about to poll anew finds a row by its own look, and is not woken.
+    """
     server = odoo(options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": proxy.port,
                            "imdispatcher_poll_seconds": 45})
     client, sender = bus(server)
@@ -212,4 +216,7 @@ def test_those_who_missed_something_are_woken(stack, odoo, bus, proxy):
         proxy.heal()
         for each in missed:
             assert each.next().payload == "in the dark"
-        server.wait_log(r"bus listener is listening again .*; 8 subscriber\(s\) woken", since=since)
+        line = server.wait_log(r"bus listener is listening again.*", since=since)[0]
+        woken = re.search(r"(\d+) subscriber\(s\) woken", line)
+        least = 8 if server.facts.client == "WebSocket" else 0
+        assert least <= int(woken[1] if woken else 0) <= 8, line
