@@ -3,10 +3,12 @@
 `stack` is started once a series: all tests on the one, then all on the other. `odoo` starts servers that end with the
 test, `serving` one server for a whole module, on the threaded server and on the prefork server in turn.
 
-A test of what a series may lack is marked: `@pytest.mark.needs("cron_listeners")` names a fact of stack/series.py.
+A test of what a series may lack is marked: `@pytest.mark.needs("cron_listeners")` names a fact of stack/series.py. One
+that takes long and has a like that runs on each series is marked `newest`, and runs on the newest alone.
 """
 import itertools
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -31,7 +33,12 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell script that runs the tests in the background has them ignore it; what they start must not.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs(fact): skip on a series that lacks it, see stack/series.py")
+    config.addinivalue_line("markers", "newest: of several series that are tested, on the first alone; --series 14 runs"
+                            " it on that")
     for option, variable in (("odoo_home", "ODOO_HOME"), ("odoo_python", "ODOO_PYTHON")):
         if config.getoption(option):
             os.environ[variable] = config.getoption(option)
@@ -74,6 +81,10 @@ def facts(stack):
 
 @pytest.fixture(autouse=True)
 def needs(request):
+    if request.node.get_closest_marker("newest"):
+        newest, this = request.config.series[0], request.getfixturevalue("series")
+        if this != newest:
+            pytest.skip(f"takes long, and is run on series {newest} alone: --series {this} runs it here")
     for mark in request.node.iter_markers("needs"):
         for fact in mark.args:
             facts = request.getfixturevalue("facts")

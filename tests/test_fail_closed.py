@@ -12,6 +12,8 @@ from stack.flow import Flow
 from stack.listeners import wait_listening
 from stack.state import DEGRADED, instant, lines, pass_seconds, wait_failing
 
+newest = pytest.mark.newest
+
 
 class Case:
     """A server whose listener has such settings: nobody comes to `target`, and all the same messages arrive."""
@@ -67,7 +69,7 @@ def flow(stack):
         one.__exit__()
 
 
-@pytest.mark.parametrize("value", ["verify_full", "required", "TRUE"])
+@pytest.mark.parametrize("value", ["verify_full", pytest.param("required", marks=newest), pytest.param("TRUE", marks=newest)])
 def test_sslmode(case, flow, value):
     one = case(db_sslmode=value)
     running = flow(one)
@@ -98,7 +100,8 @@ def encrypted(stack, tmp_path_factory):
     postgres.query("SELECT pg_reload_conf()")
 
 
-@pytest.mark.parametrize("sslmode, workers", [("require", 0), ("prefer", 2), ("verify-full", 0)])
+@pytest.mark.parametrize("sslmode, workers", [
+    ("require", 0), pytest.param("prefer", 2, marks=newest), pytest.param("verify-full", 0, marks=newest)])
 def test_root_certificate(case, flow, encrypted, tmp_path, sslmode, workers):
     """One that is mounted later is found. Without its file libpq would check nothing where `require` is asked."""
     target, certificate = encrypted
@@ -112,7 +115,7 @@ def test_root_certificate(case, flow, encrypted, tmp_path, sslmode, workers):
     running.check()
 
 
-@pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=newest)], ids=["threaded", "prefork"])
 def test_password_file(case, flow, postgres, tmp_path, workers):
     """Odoo's own password is not sent to the role that another one is asked for."""
     secret = tmp_path / "secret"

@@ -175,7 +175,7 @@ def test_sender_killed_before_the_notify(held, bus):
     assert client.next(DEADLINE).payload == "from another worker"
 
 
-def test_pooler_restarts_under_many_workers(odoo, postgres, pgbouncer, workers=8):
+def test_pooler_restarts_under_many_workers(odoo, postgres, pgbouncer, workers=20):
     """All of them have a connection; none of their callers sees an error, and every NOTIFY leaves."""
     server = odoo(workers=workers)
     # PostgreSQL itself is listened to: what a browser does when its own server has no database is another matter
