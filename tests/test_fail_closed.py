@@ -69,7 +69,8 @@ def flow(stack):
         one.__exit__()
 
 
-@pytest.mark.parametrize("value", ["verify_full", pytest.param("required", marks=newest), pytest.param("TRUE", marks=newest)])
+@pytest.mark.parametrize("value", [
+    "verify_full", pytest.param("required", marks=newest), pytest.param("TRUE", marks=newest)])
 def test_sslmode(case, flow, value):
     one = case(db_sslmode=value)
     running = flow(one)
