@@ -19,6 +19,7 @@ from bench.report import BEGIN, END
 from bus_alt_connection import errors, state
 from bus_alt_connection.settings import Settings
 from stack.addon import FOLDER
+from stack.series import Series
 
 # -- the pages ---------------------------------------------------------------------------------------------------------
 
@@ -92,6 +93,17 @@ def test_the_limits_of_a_timing(option, meaning):
         assert not Settings({}, {option: value}).problems
     for value in (float(least) * 0.99, float(most) * 1.01):
         assert Settings({}, {option: value}).problems
+
+
+@pytest.mark.parametrize("name, text", [(name or path.stem, text) for path, name, _, text in documents.blocks()
+                                        if re.search("server_wide_modules =|--load=", text)])
+def test_no_module_that_odoo_loads_by_itself_is_left_out(name, text):
+    modules = Series(19).server_wide
+    loaded = re.findall(r"(?:^server_wide_modules = |--load=)([\w,]+)", text, re.M)
+    # the published addon's own README left them out; the page says so
+    assert loaded and (set(loaded) == {f"{modules},bus_alt_connection"} or name == "published-odoo-conf")
+    # a page for other series says what is left out there
+    assert name != "readme-odoo-conf" or f"before series 19: {Series(18).server_wide},bus_alt_connection" in text
 
 
 @pytest.mark.parametrize("name", ["readme-environment", "published-environment"])
@@ -305,7 +317,7 @@ def test_kubernetes_says_what_the_readme_says():
     container, = deployment["containers"]
     env = {one["name"]: one.get("value") for one in container["env"]}
     assert {name for name in env if "IMDISPATCHER" in name} <= {row[0].upper() for row in rows("settings-table")}
-    assert "--load=base,web,bus_alt_connection" in container["args"]
+    assert "--load=base,rpc,web,bus_alt_connection" in container["args"]
     # the file is in a volume that is mounted
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volume = mounts[os.path.dirname(env["IMDISPATCHER_DB_PASSWORD_FILE"])]
