@@ -392,6 +392,24 @@ def test_the_causes_of_the_health_route_are_all_on_its_page():
     assert sorted(re.findall(r"``(.*?)``", said.replace("``db_host``", ""))) == sorted(causes)
 
 
+def test_the_page_of_the_manifest_says_what_the_readme_says():
+    """The summary, what of the series was run, and the picture."""
+    manifest = ast.literal_eval((FOLDER / "__manifest__.py").read_text())
+    front = one_line(documents.PAGES[0].read_text())
+    run = re.search(r"\*\*Odoo\*\*: (.*?) by the test suite.*?; (.*?) by an independent client\.", front).groups()
+    html = one_line((FOLDER / "static/description/index.html").read_text())
+    assert manifest["summary"] in html
+    for text in (html, one_line((FOLDER / "readme/DESCRIPTION.rst").read_text())):
+        assert f"run on Odoo {run[0]} by its test suite and on {run[1]} by an independent client" in text
+    pictures = re.findall(r'src="(.*?)"', html)
+    assert pictures and all((FOLDER / "static/description" / name).exists() for name in pictures)
+    # and so do the classifiers, and the page about the series
+    classified = re.findall(r'"Framework :: Odoo :: (\d+)\.0"', (REPO / "setup.py").read_text())
+    assert sorted(classified) == sorted(re.findall(r"\d+", " ".join(run)))
+    rows = documents.table("series-table")
+    assert classified == [row[0].astext() for row in rows if row[2].astext().startswith("run by")]
+
+
 def test_pip_knows_the_published_addon_by_another_name():
     from stack.python import PUBLISHED
     done = subprocess.run([sys.executable, "setup.py", "--name"], cwd=REPO, text=True, capture_output=True)
