@@ -35,7 +35,7 @@ What this shows, on a real Odoo, PgBouncer in transaction mode and PostgreSQL: f
 NEXT = """
 What next
   ./dev demo --keep     the same, left running: open it in a browser
-  ./dev bad-day         the same faults with this addon and without it, side by side
+  ./dev bad-day         what faults do, with this addon and without it, side by side
   README.rst            "Install": the lines of odoo.conf that your own Odoo needs
   docs/doctor.rst       "odoo bus_doctor" checks them, before you restart Odoo and after
 """
