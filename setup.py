@@ -56,9 +56,16 @@ setup(
     python_requires=">=3.6",
     zip_safe=False,
     classifiers=[
-        "Development Status :: 5 - Production/Stable",
+        "Development Status :: 4 - Beta",
         "Environment :: Web Environment",
         "Framework :: Odoo",
+        # those on which it was run, see docs/series.rst
+        "Framework :: Odoo :: 12.0",
+        "Framework :: Odoo :: 14.0",
+        "Framework :: Odoo :: 15.0",
+        "Framework :: Odoo :: 17.0",
+        "Framework :: Odoo :: 18.0",
+        "Framework :: Odoo :: 19.0",
         "Intended Audience :: System Administrators",
         "License :: OSI Approved :: GNU Affero General Public License v3 or later (AGPLv3+)",
         "Operating System :: OS Independent",

@@ -4,6 +4,7 @@ Contract: exits 0 when every measurement was made and the documents are written,
 something, 2 when the stack could not be set up. `--quick` is a check of the bench (five minutes), no measurement.
 """
 import argparse
+import datetime
 import sys
 import time
 from pathlib import Path
@@ -58,10 +59,10 @@ def bench(stack, only, quick, folder):
     for name, module in parts.items():
         if name not in shared:
             measure(name, module, bare)
-    figures = report.Figures(results)
     partly = [] if len(parts) == len(PARTS) else list(parts)
     command = " ".join(["./dev bench", *["--quick"] * quick, *["--only"] * bool(partly), *partly])
-    paths = report.write(folder, figures, PARTS, versions(stack), command, partly)
+    figures = report.Figures(results, f"{datetime.date.today()} {command}")
+    paths = report.write(folder, figures, PARTS, versions(stack), partly)
     say(f"measured in {time.monotonic() - began:.0f} s")
     return figures, paths
 

@@ -17,6 +17,7 @@ from . import report
 from .bad_day import NAMES, Side, terminated
 from .setups import DATABASE
 
+FILE = Path("bus_alt_connection/static/description/fault.png")     # of the README and of the manifest's page
 BEFORE, WATCH = 10, 70      # seconds
 # colour, and size of a point: where setups do the same, the one shows around the other
 POINTS = {"direct": ("#93c5fd", 10), "session": ("#d97706", 6), "published": ("#7e22ce", 2.5), "addon": ("#15803d", 3)}
@@ -87,7 +88,7 @@ def plot(path, found):
 
 def main(args=None):
     parser = argparse.ArgumentParser(prog="./dev fault-plot", description="Plot latency through a fault.")
-    parser.add_argument("--output", type=Path, default=Path("docs/fault.png"), help="the file (docs/fault.png)")
+    parser.add_argument("--output", type=Path, default=FILE, help=f"the file ({FILE})")
     parser.add_argument("--watch", type=int, default=WATCH, help=f"seconds to watch after the fault ({WATCH})")
     options = parser.parse_args(args)
     return exit_status("fault-plot", lambda: run(options))

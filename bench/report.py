@@ -5,10 +5,12 @@ the most; "×" is the ratio to Odoo straight to PostgreSQL, "floor ×" to the ba
 """
 import csv
 import datetime
+import itertools
 import os
 import platform
 import re
 import statistics
+import textwrap
 from collections import namedtuple
 from pathlib import Path
 
@@ -25,8 +27,10 @@ BEGIN, END = ".. at a glance: begin\n", ".. at a glance: end\n"
 class Figures:
     """All results of a run."""
 
-    def __init__(self, results):
+    def __init__(self, results, made=""):
+        """`made`: the day and the command."""
         self.values, self.units = {}, {}
+        self.made = {result.measure: made for result in results}
         for result in results:
             key = result.measure, result.metric, result.setup, result.case
             self.values.setdefault(key, []).append(result.value)
@@ -50,6 +54,7 @@ class Figures:
                         values = [ends[0], *values * (count - 2), ends[1]]
                     before.values[row["measure"], row["metric"], row["setup"], row["case"]] = values
                     before.units[row["measure"], row["metric"]] = row["unit"]
+                    self.made[row["measure"]] = row["made"]
         self.values, self.units = {**before.values, **self.values}, {**before.units, **self.units}
         return bool(before.values)
 
@@ -85,7 +90,7 @@ class Figures:
             numbers = [value for value in values if not isinstance(value, str)]
             yield [measure, case, setup, metric, self.units[key[:2]], number(self.median(*key)), len(values),
                    number(min(numbers, default=None)), number(max(numbers, default=None)),
-                   number(self.ratio(*key, to="direct")), number(self.ratio(*key, to="floor"))]
+                   number(self.ratio(*key, to="direct")), number(self.ratio(*key, to="floor")), self.made[measure]]
 
     def cell(self, measure, metric, setup, case):
         key = measure, metric, setup, case
@@ -138,6 +143,19 @@ def list_table(head, rows):
     return [*lines, ""]
 
 
+def simple_table(head, rows):
+    """A table that is read as easily in the source: headings wrap, a row is one line. No cell of the first column is
+    empty."""
+    columns = zip(*rows, strict=True)
+    widths = [max(10, *map(len, [*title.split(), *cells])) for title, cells in zip(head, columns, strict=True)]
+    wrapped = [textwrap.wrap(cell, width) for cell, width in zip(head, widths, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    lines = [*itertools.zip_longest(*wrapped, fillvalue=""), *rows]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    height = max(map(len, wrapped))
+    return [rule, *lines[:height], rule, *lines[height:], rule, ""]
+
+
 def table(figures, measure, metric):
     """Setups down, cases across; the other way round where there are many cases."""
     setups, cases = figures.some(measure, metric, 2), figures.some(measure, metric, 3)
@@ -171,23 +189,22 @@ def glance(figures, folder):
         with open(folder / "bad-day.csv", newline="") as file:
             for row in csv.reader(file):
                 dark.setdefault(row[1], row[2])     # the first fault: the listening backend is terminated
-    head, rows = ["", "notifications arrive"], []
+    head, rows = ["Setup", "notifications arrive", *["outage after a lost connection (s)"] * bool(dark)], []
     for measure, metric, which, label in columns:
         head.append(label.format(figures.some(measure, metric, 3)[which]))
-    head += ["dark after a lost connection (s)"] if dark else []
     for setup in SETUPS:
         if setup == "floor" or setup not in figures.some("latency", "lost", 2):
             continue
         lost = any(sum(values) for (_, metric, name, _), values in figures.values.items()
                    if metric == "lost" and name == setup)
-        row = [title(setup), "no" if lost else "yes"]
+        row = [title(setup), "no" if lost else "yes", *[dark.get(setup, "–")] * bool(dark)]
         for measure, metric, which, label in columns:
             case = figures.some(measure, metric, 3)[which]
             value = (figures.ratio(measure, metric, setup, case, "direct") if "×" in label and setup != "direct" else
                      1.0 if "×" in label else figures.median(measure, metric, setup, case))
             row.append("–" if value is None else f"{value:.2f}" if "×" in label else number(value))
-        rows.append(row + ([dark.get(setup, "–")] if dark else []))
-    return list_table(head, rows)
+        rows.append(row)
+    return simple_table(head, rows)
 
 
 def show(readme, lines):
@@ -209,7 +226,7 @@ def write_csv(path, head, rows):
         writer.writerows(rows)
 
 
-def write(folder, figures, parts, versions, command, only=None):
+def write(folder, figures, parts, versions, only=None):
     """performance.csv, performance.rst and its plots. `parts`: {measure: module}. Returns the paths.
 
     `only`: the measures that were made; the others stay as they are in the folder.
@@ -219,9 +236,11 @@ def write(folder, figures, parts, versions, command, only=None):
     paths = [folder / "performance.csv"]
     kept = figures.keep(paths[0], but=only) if only else False
     write_csv(paths[0], ["measure", "case", "setup", "metric", "unit", "median", "repetitions", "least", "most",
-                         "ratio to direct", "ratio to floor"], figures.rows())
-    lines = [*heading("Performance", "="), f"Made by ``{command}``; every figure is in ``performance.csv``."
-             + (" What it does not measure is kept from an earlier run." if kept else ""), "",
+                         "ratio to direct", "ratio to floor", "made"], figures.rows())
+    lines = [*heading("Performance", "="),
+             "What does the addon cost, beside other ways to run Odoo, and how does that grow?", "",
+             "Made by ``./dev bench``; every figure is in ``performance.csv``. Each part below names the day and the "
+             "command of its figures." + (" The next line is that of the latest command." if kept else ""), "",
              machine(versions), "",
              "A cell is the median, in parentheses the least and the most of the repetitions, then the ratio to Odoo "
              "straight to PostgreSQL (×) and to the bare script (floor ×). The setups took turns. Absolute figures are "
@@ -232,7 +251,8 @@ def write(folder, figures, parts, versions, command, only=None):
     for measure, module in parts.items():
         if not figures.metrics(measure):
             continue
-        lines += [*heading(module.TITLE, "-"), module.NOTE, ""]
+        day, _, by = figures.made[measure].partition(" ")
+        lines += [*heading(module.TITLE, "-"), f"Measured on {day} by ``{by}``.", "", module.NOTE, ""]
         for metric in figures.metrics(measure):
             if metric in PLAIN:
                 lines += [totals(figures, measure, metric), ""]

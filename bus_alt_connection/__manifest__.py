@@ -1,7 +1,7 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
 {
     "name": "Bus Alt Connection",
-    "summary": "The live bus past PgBouncer, and back by itself after any failure",
+    "summary": "Keeps chat, live views and scheduled actions working through PostgreSQL failovers and behind PgBouncer",
     "version": "1.0.0",
     "author": "Bus Alt Connection contributors",
     "license": "AGPL-3",

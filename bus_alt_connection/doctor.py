@@ -168,13 +168,14 @@ def check_loaded():
     """Whether the configuration that this command sees loads the addon server-wide."""
     modules = config.get("server_wide_modules") or ""
     if isinstance(modules, str):  # a list from series 19 on
-        modules = [module.strip() for module in modules.split(",")]
+        modules = modules.split(",")
+    modules = [module.strip() for module in modules if module.strip()]
     if ADDON in modules:
         return ok("server-wide", "server_wide_modules loads %s" % ADDON)
     return failed(
         "server-wide",
         "server_wide_modules is %s: Odoo does not load the addon" % ",".join(modules),
-        "Set server_wide_modules = base,web,%s" % ADDON,
+        "Set server_wide_modules = %s" % ",".join(modules + [ADDON]),
     )
 
 

@@ -96,8 +96,8 @@ CAUSES = (
     ),
     (
         ("the listen was removed",),
-        _passing("unlistened", "Something ended the LISTEN behind the listener's back: is there a"
-                 " pooler in between?"),
+        _passing("unlistened", "Something ran UNLISTEN or DISCARD ALL on the connection: is there"
+                 " a pooler in between?"),
     ),
     (
         ("silent",),

@@ -215,8 +215,8 @@ class Listener(threading.Thread):
         if self._throttle.due("malformed"):
             count, self._malformed_logged = self.malformed - self._malformed_logged, self.malformed
             _logger.warning(
-                "Left out %d malformed notification(s) on %s since the last such line, the latest:"
-                " %.80s. Someone with access to the database sends them; the bus goes on.",
+                "Ignored %d malformed notification(s) on %s since the last such line, the latest:"
+                " %.80s. A role that may connect to the database sends them; the bus goes on.",
                 count,
                 notification.channel,
                 ascii(notification.payload[:80]),
@@ -270,7 +270,7 @@ class Listener(threading.Thread):
             try:
                 host, port = await self.recovery.address()
                 problem.reason += (
-                    f" (PostgreSQL says of itself: imdispatcher_db_host = {host},"
+                    f" (PostgreSQL reports its address as imdispatcher_db_host = {host},"
                     f" imdispatcher_db_port = {port})"
                 )
             except ConnectionLost:

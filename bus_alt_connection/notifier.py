@@ -318,8 +318,8 @@ class Notifier:
             self._report(notifications[0], reason)
         if dropped and self._throttle.due("dropped"):
             _logger.warning(
-                "More than %d NOTIFYs wait: the oldest are dropped, %d so far. What they announced"
-                " on the bus is found in its table.",
+                "More than %d NOTIFYs are queued: the oldest are dropped, %d so far. Bus"
+                " notifications are delivered from the table.",
                 self.LIMIT,
                 self.dropped,
             )
@@ -338,7 +338,7 @@ class Notifier:
                 self._thread = thread
             except RuntimeError as exc:  # none is to be had; the next NOTIFY asks again
                 if self._throttle.due("thread"):
-                    _logger.warning("What waits is not sent again until the next NOTIFY: %s.", exc)
+                    _logger.warning("Queued NOTIFYs are not retried until the next NOTIFY: %s.", exc)
 
     def _run(self) -> None:
         """Send what waits and close the connection when it is idle, until there is neither."""
@@ -382,7 +382,7 @@ class Notifier:
             self.dropped += 1
             if self._throttle.due("refused"):
                 _logger.warning(
-                    "A NOTIFY on %s that waited is refused, and dropped: %s.",
+                    "PostgreSQL refused a queued NOTIFY on %s, which is dropped: %s.",
                     first.channel,
                     one_line(exc),
                 )
@@ -390,7 +390,7 @@ class Notifier:
             self._outbox.remove()
         if self._reported and not self._outbox:
             self._reported = False
-            _logger.info("All NOTIFYs that waited have left.")
+            _logger.info("All queued NOTIFYs have been sent.")
         return True
 
     def process_ends(self) -> None:
@@ -403,8 +403,8 @@ class Notifier:
         self._close()  # and keep the lock: nothing may be sent any more
         if self._outbox:
             _logger.warning(
-                "%d NOTIFYs that waited are lost with this process. What they announced on the bus"
-                " is found in its table.",
+                "%d queued NOTIFYs are lost with this process. Bus notifications are delivered from"
+                " the table.",
                 len(self._outbox),
             )
 
@@ -414,8 +414,7 @@ class Notifier:
         if self._throttle.due("waiting"):
             self._reported = True
             _logger.warning(
-                "A NOTIFY on %s cannot leave: %s. It is kept, as are all that follow, and sent again"
-                " until it leaves.",
+                "Cannot send a NOTIFY on %s: %s. It is queued, as are all that follow. Retrying.",
                 notification.channel,
                 reason,
             )

@@ -24,7 +24,7 @@ def post_load() -> None:
     try:
         _install()
     except Exception:  # Odoo must start, whatever it is like
-        _logger.exception("Bus Alt Connection could not be put in place.")
+        _logger.exception("Bus Alt Connection could not be loaded.")
 
 
 def _install() -> None:
@@ -35,8 +35,8 @@ def _install() -> None:
         missing = part.missing()
         if missing:
             _logger.error(
-                "This Odoo %s has no %s where Bus Alt Connection looks for it. Its bus stays as"
-                " it is; a newer version of the addon may know it.",
+                "Bus Alt Connection does not support this Odoo %s: it has no %s. Nothing was"
+                " changed in Odoo; look for a newer version of the addon.",
                 release.version,
                 missing,
             )

@@ -14,13 +14,31 @@ from .client import Sender, Session, commit_clock
 from .command import exit_status
 from .gateway import Gateway
 from .machine import REPO
+from .series import Series
 
 DATABASE = "demo"
 COUNT = 5
 PATIENCE = 3        # seconds to wait for a notification that does not come
 IN_TIME = 0.1       # seconds from commit to client that the demo promises
-WITH = f"base,web,{ADDON}"
-WITHOUT = "base,web"
+
+PICTURE = """
+What this shows, on a real Odoo, PgBouncer in transaction mode and PostgreSQL: first with the addon, then without.
+
+                                            all queries, NOTIFY
+    browser <--- notifications --- Odoo ---------------------------> PgBouncer ---> PostgreSQL
+                                     ^                                                   |
+                                     '------ LISTEN: directly, which is the addon -------'
+
+  with the addon:     every notification reaches the client within milliseconds of its commit
+  without the addon:  LISTEN goes through PgBouncer too, which loses it: no notification arrives
+"""
+NEXT = """
+What next
+  ./dev demo --keep     the same, left running: open it in a browser
+  ./dev bad-day         what faults do, with this addon and without it, side by side
+  README.rst            "Install": the lines of odoo.conf that your own Odoo needs
+  docs/doctor.rst       "odoo bus_doctor" checks them, before you restart Odoo and after
+"""
 
 # Whose last statement was a LISTEN, or who says that it listens. Not the one who asks.
 LISTENERS = """
@@ -43,14 +61,16 @@ def main(args=None):
 def demo(keep):
     started = time.monotonic()
     with Stack() as stack:
+        say(PICTURE)
         mode = {row["key"]: row["value"] for row in stack.pgbouncer.show("CONFIG")}["pool_mode"]
         say(f"PostgreSQL on port {stack.postgres.port}, PgBouncer in {mode} mode on port {stack.pgbouncer.port}")
         stack.database(DATABASE)
         say(f"database {DATABASE} is ready ({time.monotonic() - started:.0f} s)")
         ok = True
+        without = Series(stack.machine.odoo.series[0]).server_wide
         if (REPO / ADDON / "__manifest__.py").exists():
-            title(f"With the addon: server_wide_modules = {WITH}")
-            odoo, delays = watch(stack, WITH)
+            title(f"With the addon: server_wide_modules = {without},{ADDON}")
+            odoo, delays = watch(stack, f"{without},{ADDON}")
             ok = all(delay is not None and delay < IN_TIME for delay in delays)
             say("  every notification arrived in time" if ok else
                 f"  FAILED: not every notification arrived within {IN_TIME * 1000:.0f} ms")
@@ -59,8 +79,8 @@ def demo(keep):
             odoo.stop()
         else:
             say(f"{ADDON} is not here yet: only the half without it is shown")
-        title(f"Without the addon: server_wide_modules = {WITHOUT}, all else the same")
-        odoo, delays = watch(stack, WITHOUT)
+        title(f"Without the addon: server_wide_modules = {without}, all else the same")
+        odoo, delays = watch(stack, without)
         lost = all(delay is None for delay in delays)
         say(f"  nothing arrived in {2 * PATIENCE} s: the pooler gave the listening connection away" if lost else
             "  NOT AS EXPECTED: a notification arrived without the addon")
@@ -70,6 +90,7 @@ def demo(keep):
         if not (ok and lost):
             stack.keep_logs()
             return 1
+        say(NEXT)
         return 0
 
 

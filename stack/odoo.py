@@ -1,8 +1,9 @@
 """One Odoo server that runs with the odoo.conf this repository ships.
 
-Contract: the shipped file is read and written again with addresses, ports, paths and passwords of this stack, and
-nothing else changed but what the caller asks for. `start` returns when HTTP answers (and the evented process, where
-there is one); `stop` returns the seconds it took, and nothing of it runs on.
+Contract: the shipped file is read and written again with addresses, ports, paths and passwords of this stack and the
+modules that this series loads by itself, and nothing else changed but what the caller asks for. `start` returns when
+HTTP answers (and the evented process, where there is one); `stop` returns the seconds it took, and nothing of it runs
+on.
 """
 import configparser
 import http.client
@@ -76,6 +77,9 @@ class Odoo(Program):
             "imdispatcher_db_host": self.direct_host, "imdispatcher_db_port": self.direct_port,
         }
         merged = {**shipped, **own, **(options or {})}
+        # the shipped file and the pages are for series 19
+        merged["server_wide_modules"] = merged["server_wide_modules"].replace(Series(19).server_wide,
+                                                                              self.facts.server_wide)
         parser = configparser.RawConfigParser()
         parser["options"] = {name: str(value) for name, value in merged.items() if value is not None}
         path = self.folder / "odoo.conf"

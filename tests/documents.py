@@ -43,9 +43,8 @@ def block(name):
 
 
 def table(name):
-    """The rows of a table of the README without its header: lists of the cells' nodes."""
-    document, _ = read(REPO / "README.rst")
-    found, = (node for node in document.findall(nodes.table) if name in node["names"])
+    """The rows of a table of the pages without its header: lists of the cells' nodes."""
+    found, = (node for path in PAGES for node in read(path)[0].findall(nodes.table) if name in node["names"])
     body, = found.findall(nodes.tbody)
     return [list(row.children) for row in body.findall(nodes.row)]
 
@@ -70,10 +69,10 @@ def one_line(text):
 
 
 def quoted_lines():
-    """Whole log lines in the pages: in the README's table of faults, and in blocks."""
-    for row in table("bad-day-table"):
+    """Whole log lines in the pages: in the table of faults, and in blocks."""
+    for row in table("faults-table"):
         for line in literals(row[1]):
-            if line.startswith(("The bus listener", "Left out", "A NOTIFY", "All NOTIFYs", "Wrong setting")):
+            if line.startswith(("The bus listener", "Ignored", "Cannot send", "All queued", "Wrong setting")):
                 yield line
     for _, _, _, text in blocks():
         for line in text.splitlines():

@@ -41,14 +41,16 @@ def test_one_measure_anew(tmp_path):
     def result(measure, value, metric="some"):
         return report.Result(measure, "a case", "addon", metric, "s", value)
     before = report.Figures([*(result("growth", value) for value in (0.5, 1.25, 4, 8)), result("growth", 2, "lost"),
-                             result("startup", "any"), result("connections", 1)])
-    report.write(tmp_path, before, {}, {}, "./dev bench")
-    after = report.Figures([result("connections", 7)])
-    report.write(tmp_path, after, PARTS, {}, "./dev bench --only connections", only=["connections"])
+                             result("startup", "any"), result("connections", 1)], "2026-11-21 ./dev bench")
+    report.write(tmp_path, before, {}, {})
+    after = report.Figures([result("connections", 7)], "2026-11-22 ./dev bench --only connections")
+    report.write(tmp_path, after, PARTS, {}, only=["connections"])
     for measure, metric in [("growth", "some"), ("growth", "lost"), ("startup", "some")]:
         assert after.cell(measure, metric, "addon", "a case") == before.cell(measure, metric, "addon", "a case") != "–"
     assert after.median("connections", "some", "addon", "a case") == 7
-    assert "kept from an earlier run" in (tmp_path / "performance.rst").read_text()
+    text = (tmp_path / "performance.rst").read_text()
+    assert text.count("Measured on 2026-11-21 by ``./dev bench``.") == 2
+    assert text.count("Measured on 2026-11-22 by ``./dev bench --only connections``.") == 1
 
 
 @pytest.mark.timeout(600)

@@ -109,7 +109,7 @@ def warm(client, sender):
 
 def gets_late(client, payload, server, since):
     """What waited arrives because it left, and not because somebody looked at the table."""
-    server.wait_log("INFO .*All NOTIFYs that waited have left", since=since)
+    server.wait_log("INFO .*All queued NOTIFYs have been sent", since=since)
     left = time.monotonic()
     arrived = client.next(DEADLINE)
     assert arrived.payload == payload
@@ -132,7 +132,7 @@ def test_pooler_killed_before_the_notify(held, bus, pgbouncer, workers, before):
         pgbouncer.kill()
         held.go()
         assert answer.result(DEADLINE) < AT_ONCE, "refused: nothing to wait for"
-        held.server.wait_log(r"WARNING .*A NOTIFY on imbus cannot leave: .* It is kept", since=since)
+        held.server.wait_log(r"WARNING .*Cannot send a NOTIFY on imbus: .* It is queued", since=since)
         pass_seconds(3)
         pgbouncer.start()
         back = when_serves(pgbouncer)
@@ -781,9 +781,9 @@ def test_what_waits(stack):
         wait_until(lambda: not threads(), "the thread stays")
         assert ours._connection is None
     """)
-    assert len(re.findall("WARNING .*A NOTIFY on imbus cannot leave: ", log)) == 1
-    assert len(re.findall("WARNING .*More than 3 NOTIFYs wait: the oldest are dropped", log)) == 1
-    assert len(re.findall("INFO .*All NOTIFYs that waited have left", log)) == 1
+    assert len(re.findall("WARNING .*Cannot send a NOTIFY on imbus: ", log)) == 1
+    assert len(re.findall("WARNING .*More than 3 NOTIFYs are queued: the oldest are dropped", log)) == 1
+    assert len(re.findall("INFO .*All queued NOTIFYs have been sent", log)) == 1
 
 
 def test_one_that_waited_and_is_refused_is_dropped(stack):
@@ -794,7 +794,7 @@ def test_one_that_waited_and_is_refused_is_dropped(stack):
         assert heard("last") == ["first", "last"]
         assert ours.snapshot()["dropped"] == 1
     """)
-    assert len(re.findall("WARNING .*A NOTIFY on imbus that waited is refused, and dropped: payload string", log)) == 1
+    assert len(re.findall("WARNING .*PostgreSQL refused a queued NOTIFY on imbus, which is dropped: payload", log)) == 1
 
 
 def test_it_leaves_at_the_end_of_the_process(stack):
@@ -815,7 +815,7 @@ def test_it_leaves_at_the_end_of_the_process(stack):
         connection.poll()
         assert [each.payload for each in connection.notifies] == ["first", "at the end"]
         log = in_odoo(stack, end, end="print('the end'); config['db_port'] = 1")
-        assert re.search("WARNING .*1 NOTIFYs that waited are lost with this process", log), log
+        assert re.search("WARNING .*1 queued NOTIFYs are lost with this process", log), log
     finally:
         connection.close()
 

@@ -99,12 +99,12 @@ def settings(stack, tmp_path_factory):
     return told
 
 
-def test_the_readme_has_every_setting(settings):
+def test_the_tables_have_every_setting(settings):
     described = [row[0] for row in rows("settings-table") + rows("timing-table")]
     assert sorted(described) == sorted(name.lower() for name in settings["asked"])
 
 
-def test_the_readme_has_the_defaults(settings):
+def test_the_tables_have_the_defaults(settings):
     values = settings["values"]
     for option, default, unit, _ in rows("timing-table"):
         name = option[len("imdispatcher_"):]

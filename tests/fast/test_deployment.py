@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stack.series import Series
+
 REPO = Path(__file__).parent.parent.parent
 COMPOSE = REPO / "docker-compose.yml"
 
@@ -156,7 +158,8 @@ def test_addresses_lead_to_their_services(services, odoo, pgbouncer, compose):
 def test_what_is_shipped_is_what_this_is_about(odoo, pgbouncer, services):
     assert pgbouncer["pgbouncer"]["pool_mode"] == "transaction"
     assert pgbouncer["pgbouncer"]["server_login_retry"] == "1"
-    assert "bus_alt_connection" in odoo["server_wide_modules"].split(",")
+    assert services["odoo"]["image"] == "odoo:19.0"
+    assert odoo["server_wide_modules"] == f"{Series(19).server_wide},bus_alt_connection"
     mounted = [volume.split(":")[1] for volume in services["odoo"]["volumes"]]
     assert f"{odoo['addons_path']}/bus_alt_connection" in mounted
     assert odoo["data_dir"] in mounted

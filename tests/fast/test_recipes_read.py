@@ -19,6 +19,7 @@ from bench.report import BEGIN, END
 from bus_alt_connection import errors, state
 from bus_alt_connection.settings import Settings
 from stack.addon import FOLDER
+from stack.series import Series
 
 # -- the pages ---------------------------------------------------------------------------------------------------------
 
@@ -52,8 +53,18 @@ def test_the_readme_shows_what_the_bench_measured():
 
 
 def test_every_page_is_in_the_index():
-    linked = {target for page, target in documents.links() if page.name == "index.rst"}
-    assert {path.name for path in documents.PAGES[1:]} - {"index.rst"} <= linked
+    """Or in the page of the deployments, which is."""
+    linked = {name: {target for page, target in documents.links() if page.name == name}
+              for name in ("index.rst", "deployments.rst")}
+    assert "deployments.rst" in linked["index.rst"]
+    assert {path.name for path in documents.PAGES[1:]} - {"index.rst"} <= set.union(*linked.values())
+
+
+def test_the_readme_is_a_front_page():
+    text = documents.PAGES[0].read_text()
+    assert len(text.splitlines()) <= 200
+    # the picture and the table come first
+    assert text.index(".. image::") < text.index(BEGIN) < text.index("\n-----")
 
 
 SNIPPETS = [(f"{path.stem}:{name or number}", language, text)
@@ -94,7 +105,19 @@ def test_the_limits_of_a_timing(option, meaning):
         assert Settings({}, {option: value}).problems
 
 
-@pytest.mark.parametrize("name", ["readme-environment", "published-environment"])
+@pytest.mark.parametrize("name, text", [(name or path.stem, text) for path, name, _, text in documents.blocks()
+                                        if re.search("server_wide_modules =|--load=", text)])
+def test_no_module_that_odoo_loads_by_itself_is_left_out(name, text):
+    modules = Series(19).server_wide
+    loaded = re.findall(r"(?:^server_wide_modules = |--load=)([\w,]+)", text, re.M)
+    # the published addon's own README left them out; the page says so
+    assert loaded and (set(loaded) == {f"{modules},bus_alt_connection"} or name == "published-odoo-conf")
+    # what other series load
+    older = f"before series 19: {Series(18).server_wide},bus_alt_connection"
+    assert older in text or not name.startswith(("readme-", "settings-"))
+
+
+@pytest.mark.parametrize("name", ["settings-environment", "published-environment"])
 def test_the_environment_is_known(name):
     lines = "\n".join(line for line in block(name).splitlines() if line.startswith("export"))
     done = subprocess.run(["sh", "-c", lines + "\nenv"], env={}, text=True, capture_output=True, check=True)
@@ -139,7 +162,7 @@ def texts():
 
 
 def described():
-    """(line, its levels) of the README's table."""
+    """(line, its levels) of the table of all lines."""
     for line, level, _ in documents.table("log-lines-table"):
         line, = literals(line)
         yield line.replace("…", "@"), set(level.astext().split(", "))
@@ -149,7 +172,7 @@ def described():
 IN_PARTS = r"The\ .+\ listener\ .+"
 
 
-def test_the_readme_has_every_log_line():
+def test_the_table_has_every_log_line():
     lines = dict(described())
     found = logged()
     assert found.pop(IN_PARTS, "") is None and len(found) > 10
@@ -158,7 +181,7 @@ def test_the_readme_has_every_log_line():
     assert not missing
 
 
-def test_the_code_has_every_line_of_the_readme():
+def test_the_code_has_every_line_of_the_table():
     shapes = {*filter(None, logged()), *texts()} - {IN_PARTS}
     made = [line for line, _ in lines_of_a_listener()]
     for line, _ in described():
@@ -213,7 +236,7 @@ def lines_of_a_listener():
 
 
 @pytest.mark.parametrize("line, level", sorted(set(lines_of_a_listener())))
-def test_the_readme_has_each_line_of_a_listener(line, level):
+def test_the_table_has_each_line_of_a_listener(line, level):
     found = [levels for text, levels in described() if re.fullmatch(re.escape(text).replace("@", ".+"), line)]
     assert [levels for levels in found if level in levels], f"{level} {line}: {found}"
 
@@ -237,7 +260,7 @@ def diagnoses(line):
     endpoint = re.search(r"[\w.]+:\d+/\w+ as \w+", line)[0]
     seen = re.search(r'database "(\w+)" .* go to "(\w+)"', line)
     databases = seen.groups() if seen else ("one", "one")
-    hint = re.search(r" \(PostgreSQL says of itself: [^)]*\)|$", line)[0]
+    hint = re.search(r" \(PostgreSQL reports its address as [^)]*\)|$", line)[0]
     for servers, pooler in (((1, 2), False), ((1, 1), False), ((1, 1), True)):
         problem = errors.undelivered(endpoint, (servers[0], databases[0]), (servers[1], databases[1]), pooler, 3)
         problem.reason += hint
@@ -263,7 +286,7 @@ def test_all_of_the_table_of_faults_is_read():
     assert len([line for line in lines if "cannot connect" in line]) >= 9
     assert len([line for line in lines if "does not receive" in line]) == 4
     assert len([line for line in lines if "lost its connection" in line]) == 3
-    for begin in ("Left out", "A NOTIFY", "All NOTIFYs", "Wrong setting"):
+    for begin in ("Ignored", "Cannot send", "All queued", "Wrong setting"):
         assert [line for line in lines if line.startswith(begin)]
 
 
@@ -300,12 +323,12 @@ def manifests(name):
     return {manifest["kind"]: manifest for manifest in yaml.safe_load_all(block(name))}
 
 
-def test_kubernetes_says_what_the_readme_says():
+def test_kubernetes_says_what_the_other_pages_say():
     deployment = manifests("kubernetes-odoo")["Deployment"]["spec"]["template"]["spec"]
     container, = deployment["containers"]
     env = {one["name"]: one.get("value") for one in container["env"]}
     assert {name for name in env if "IMDISPATCHER" in name} <= {row[0].upper() for row in rows("settings-table")}
-    assert "--load=base,web,bus_alt_connection" in container["args"]
+    assert "--load=base,rpc,web,bus_alt_connection" in container["args"]
     # the file is in a volume that is mounted
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volume = mounts[os.path.dirname(env["IMDISPATCHER_DB_PASSWORD_FILE"])]
@@ -348,11 +371,43 @@ def test_what_the_page_of_the_series_names_is_there():
         assert not inner or inner in [getattr(node, "name", "") for node in module[name].body], inner
 
 
+def test_the_page_of_the_design_names_all_parts():
+    """Every state, every module, and all that is patched in Odoo, which the addon's first lines list."""
+    text = one_line((REPO / "docs/design.rst").read_text())
+    assert all(name in text for name in ("CONNECTING", "VERIFYING", "CATCHING_UP", "LISTENING", "STOPPED"))
+    table = text.split("The modules ---")[1].split("What was tried")[0]
+    modules = {path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__")}
+    assert modules == {name for name in re.findall(r"``(\w+)``", table) if name != FOLDER.name}
+    patched = ast.get_docstring(SOURCES[FOLDER / "__init__.py"]).split("It patches")[1].split("All of it")[0]
+    patched = [name for name in re.findall("``(.*?)``", patched) if "." in name]
+    assert len(patched) > 6 and all(f"``{name}``" in text for name in patched)
+    readme = documents.PAGES[0].read_text()
+    assert all(f"``{name}``" in readme for name in patched if "BusDispatcher" not in name and "_listener" not in name)
+
+
 def test_the_causes_of_the_health_route_are_all_on_its_page():
     text = one_line((REPO / "docs/monitoring.rst").read_text())
     said, = re.findall(r"``cause`` is one of (.*?)\. ", text)
     causes = [cause.name for _, cause in errors.CAUSES] + [errors.UNKNOWN.name, *state.UNVERIFIED, "unverified"]
     assert sorted(re.findall(r"``(.*?)``", said.replace("``db_host``", ""))) == sorted(causes)
+
+
+def test_the_page_of_the_manifest_says_what_the_readme_says():
+    """The summary, what of the series was run, and the picture."""
+    manifest = ast.literal_eval((FOLDER / "__manifest__.py").read_text())
+    front = one_line(documents.PAGES[0].read_text())
+    run = re.search(r"\*\*Odoo\*\*: (.*?) by the test suite.*?; (.*?) by an independent client\.", front).groups()
+    html = one_line((FOLDER / "static/description/index.html").read_text())
+    assert manifest["summary"] in html
+    for text in (html, one_line((FOLDER / "readme/DESCRIPTION.rst").read_text())):
+        assert f"run on Odoo {run[0]} by its test suite and on {run[1]} by an independent client" in text
+    pictures = re.findall(r'src="(.*?)"', html)
+    assert pictures and all((FOLDER / "static/description" / name).exists() for name in pictures)
+    # and so do the classifiers, and the page about the series
+    classified = re.findall(r'"Framework :: Odoo :: (\d+)\.0"', (REPO / "setup.py").read_text())
+    assert sorted(classified) == sorted(re.findall(r"\d+", " ".join(run)))
+    rows = documents.table("series-table")
+    assert classified == [row[0].astext() for row in rows if row[2].astext().startswith("run by")]
 
 
 def test_pip_knows_the_published_addon_by_another_name():
