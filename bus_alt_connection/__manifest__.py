@@ -2,7 +2,7 @@
 {
     "name": "Bus Alt Connection",
     "summary": "Keeps chat, live views and scheduled actions working through PostgreSQL failovers and behind PgBouncer",
-    "version": "1.0.0",
+    "version": "2.0.0",
     "author": "Bus Alt Connection contributors",
     "license": "AGPL-3",
     "category": "Extra Tools",
