@@ -129,15 +129,15 @@ class Postgres(Program):
         finally:
             connection.close()
 
-    def standby(self, folder, port=None):
+    def standby(self, folder):
         """A streaming standby of this server, not started yet."""
-        other = Postgres(self.machine, folder, port)
-        other.passwords = dict(self.passwords)
+        other = Postgres(self.machine, folder)
         other.follow(self)
         return other
 
     def follow(self, primary):
         """Make this server, which does not run, a standby of another one: its data is replaced."""
+        self.passwords = dict(primary.passwords)
         shutil.rmtree(self.data, ignore_errors=True)
         self.program("pg_basebackup", "-h", primary.host, "-p", str(primary.port), "-U", SUPERUSER, "-D", self.data,
                      "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync",
