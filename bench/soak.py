@@ -232,9 +232,9 @@ class Soak:
 
     @contextlib.contextmanager
     def held(self):
-        """Transactions of rare channels are between their commit and their NOTIFY."""
+        """In each worker a transaction is between its commit and its NOTIFY."""
         with self.traffic.rare_alone(), self.hold:
-            self.hold.wait()
+            self.hold.wait(max(1, self.workers))
             yield
 
     def fault_moved_and_back(self):

@@ -20,7 +20,7 @@ import requests
 from stack import StackError
 from stack.client import OdooError, Sender, Session
 from stack.jobs import a_job
-from stack.process import wait_until
+from stack.process import DEADLINE, wait_until
 
 EVERY = 0.5         # seconds from one message on a hot channel to the next
 PAUSE = 0.3         # after a call that failed
@@ -152,7 +152,8 @@ class Rare(Speaker):
                 return
             self.since = time.monotonic()
             call = self.send(self.sender, number)
-            if not call.error or self.is_committed():
+            if not call.error or self.traffic.query("SELECT FROM bus_bus WHERE channel = %s",
+                                                    [key(self.sender.wire_channel)]):
                 self.await_it()
             self.since, self.busy = None, False
             if self.traffic.ending.wait(self.dice.uniform(0.1, 1)):     # in which it must not come again
@@ -161,15 +162,6 @@ class Rare(Speaker):
             self.opened += self.client.opened - 1
             self.last = max(self.last, self.client.last)
             self.open(number)
-
-    def is_committed(self):
-        """Whether a call that failed has committed, asked as soon as somebody answers."""
-        while not self.traffic.ending.is_set():
-            with contextlib.suppress(psycopg2.Error):
-                return bool(self.traffic.query("SELECT FROM bus_bus WHERE channel = %s",
-                                               [key(self.sender.wire_channel)]))
-            self.traffic.ending.wait(PAUSE)
-        return False
 
     def await_it(self):
         deadline = time.monotonic() + LONGEST
@@ -281,10 +273,18 @@ class Traffic:
                 speaker.join(LONGEST)
 
     def query(self, sql, params=None):
-        """Asked through the pooler: of the server that everybody writes to."""
-        with contextlib.closing(self.stack.pgbouncer.connect(self.database)) as connection, connection.cursor() as cr:
-            cr.execute(sql, params)
-            return cr.fetchall()
+        """Asked through the pooler, of the server that everybody writes to, as soon as it answers."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            try:
+                with contextlib.closing(self.stack.pgbouncer.connect(self.database)) as connection:
+                    cr = connection.cursor()
+                    cr.execute(sql, params)
+                    return cr.fetchall()
+            except psycopg2.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE)
 
     # -- what came of it ----------------------------------------------------------------------------------------------
 

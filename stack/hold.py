@@ -36,9 +36,9 @@ class Hold:
         """The processes that have committed and not notified."""
         return [int(path.name.rpartition("-")[2]) for path in self.folder.glob("committed-*")]
 
-    def wait(self, timeout=DEADLINE):
-        """Wait until there is one."""
-        wait_until(self.pids, timeout, "no transaction is held")
+    def wait(self, count=1):
+        """Wait until there are so many."""
+        wait_until(lambda: len(self.pids()) >= count, DEADLINE, lambda: f"not {count} transactions held: {self.pids()}")
 
     def nameless(self, yes):
         """Whether no name is known."""
