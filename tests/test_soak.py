@@ -1,14 +1,14 @@
 """Some faults of ./dev soak, one after the other, under load; `--seed` of a run that failed is in its message.
 
-Takes 1 min.
+Takes 2 min.
 """
 import pytest
 
 from bench import soak
 
 # the quick ones, and those that no other test has under load
-FAULTS = ["cut", "malformed_rows", "unlistened", "names_lost", "pooler_killed_before_a_notify", "database_dropped",
-          "sender_killed_before_a_notify", "restart_fast", "listeners_come_and_go"]
+FAULTS = ["malformed_rows", "unlistened", "names_lost", "pooler_killed_before_a_notify", "database_dropped",
+          "sender_killed_before_a_notify", "listeners_come_and_go"]
 
 
 @pytest.mark.timeout(600)
