@@ -24,6 +24,7 @@ from stack.process import DEADLINE, wait_until
 
 EVERY = 0.5         # seconds from one message on a hot channel to the next
 PAUSE = 0.3         # after a call that failed
+LONG_POLL = 55      # seconds after which one has ended for sure
 LONGEST = 75        # seconds that a rare message may take
 ERRORS = (OdooError, requests.RequestException, ValueError, StackError)
 
@@ -159,6 +160,7 @@ class Rare(Speaker):
             if self.traffic.ending.wait(self.dice.uniform(0.1, 1)):     # in which it must not come again
                 return
             self.client.close()
+            self.traffic.closed.append(time.monotonic())
             self.opened += self.client.opened - 1
             self.last = max(self.last, self.client.last)
             self.open(number)
@@ -207,6 +209,7 @@ class Traffic:
         self.ending = threading.Event()
         self.going = threading.Event()          # all may send
         self.rare_only = False
+        self.closed = []        # when the client of a rare channel was
         self.first = self.query("SELECT coalesce(max(id), 0) FROM bus_bus")[0][0]
         name = f"soak-{time.monotonic_ns()}"
         self.hot = [Hot(self, f"{name}-hot-{number}", clients, self.first) for number in range(hot)]
@@ -332,6 +335,12 @@ class Traffic:
         committed = {(row.channel, row.payload) for row in self.rows()}
         calls = [call for speaker in [*self.hot, *self.rare] for call in speaker.failed]
         return calls, [call for call in calls if (key(call.channel), call.payload) in committed]
+
+    def lingering(self):
+        """Clients that are closed and still connected: a long poll goes on to its end."""
+        if self.account.session.facts.client != "LongPolling":
+            return 0
+        return sum(time.monotonic() - at < LONG_POLL for at in list(self.closed))
 
     def reopened(self):
         return sum(client.opened - 1 for client in self.clients()) + sum(rare.opened for rare in self.rare)

@@ -12,11 +12,13 @@ FAULTS = ["malformed_rows", "unlistened", "names_lost", "pooler_killed_before_a_
 
 
 @pytest.mark.timeout(600)
-def test_soak(stack):
+def test_soak(stack, facts):
     with soak.Soak(stack, workers=2, listeners=4, rest=1) as run:
         run.begin()
         for name in FAULTS:
-            run.strike(name)
+            # a long poll lasts 50 s, after which it finds what nobody was notified of
+            if facts.client == "WebSocket" or name != "sender_killed_before_a_notify":
+                run.strike(name)
         run.end()
         assert not run.problems(), f"seed {run.seed}"
         assert run.total.sent > 100
