@@ -14,6 +14,7 @@ from collections import namedtuple
 from pathlib import Path
 
 from stack import ADDON, say
+from stack.hold import ADDONS, HOLDING
 from stack.pgbouncer import PgBouncer
 from stack.process import Program, children, wait_until
 from stack.python import published
@@ -34,13 +35,14 @@ SETUPS = {
 }
 
 
-def start(stack, name, workers=1, via=None, poolers=None, options=None):
-    """An Odoo in one of the ways. `via`: the (host, port) it is told in place of PostgreSQL's own."""
+def start(stack, name, workers=1, via=None, poolers=None, options=None, hold=None):
+    """An Odoo in one of the ways. `via`: the (host, port) it is told in place of PostgreSQL's own. `hold`: what can
+    hold its transactions, see stack/hold.py."""
     setup = SETUPS[name]
     via = via or (stack.postgres.host, stack.postgres.port)
     odoo = stack.odoo(pooled=setup.pooler is not None, direct=False, name=f"{name.replace(' ', '-')}-{time.time_ns()}")
     options = {**UNWATCHED, **(options or {})}
-    load, env = "base,web", {}
+    load, env, addons = "base,web", {}, []
     if setup.pooler is None:
         odoo.db_host, odoo.db_port = via
     elif setup.pooler == "session":
@@ -48,13 +50,17 @@ def start(stack, name, workers=1, via=None, poolers=None, options=None):
         odoo.db_host, odoo.db_port = pooler.host, pooler.port
     if setup.addon:
         load += f",{ADDON}"
+    if hold:
+        load += f",{HOLDING}"
+        addons = [str(ADDONS)]
     if setup.addon == "ours" and setup.pooler:
         odoo.direct_host, odoo.direct_port = via
     if setup.addon == "published":
         folder, _ = published(stack.machine.cache, stack.machine.odoo.series[0])
-        options["addons_path"] = ",".join([*stack.machine.odoo.addons, str(folder)])
+        options["addons_path"] = ",".join([*stack.machine.odoo.addons, str(folder), *addons])
         env = {"ODOO_IMDISPATCHER_DB_HOST": via[0], "ODOO_IMDISPATCHER_DB_PORT": str(via[1])}
-    return odoo.start(DATABASE, workers=workers, load=load, env=env, options=options)
+    return odoo.start(DATABASE, workers=workers, load=load, env={**env, **(hold.env if hold else {})}, options=options,
+                      addons=addons)
 
 
 def session_pooler(stack, via=None):

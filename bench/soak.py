@@ -1,69 +1,143 @@
 """./dev soak: random faults, one after the other, under load; at the end nothing is lost, nothing twice, nothing leaks.
 
-Contract: 50 clients on five channels receive all the time. The faults are a shuffled deck, shuffled anew when it is
-through; `--seed` replays a run. After each fault every client has to be up to date again before the next one comes.
-Exit code 1 if a notification was lost or came twice, if file descriptors leak, or if a client did not come back.
+Contract: all that is sent goes through Odoo's own API (bench/traffic.py). The faults are a shuffled deck, shuffled anew
+when it is through; `--seed` replays a run. After each fault every client has to be up to date again before the next
+one comes, and what was sent on rare channels meanwhile has to have arrived. Exit code 1 if a notification was lost or
+came twice, if a caller got an error for what it had committed, if file descriptors leak, or if a client did not come
+back.
 """
 import argparse
 import contextlib
 import os
 import random
+import signal
 import statistics
 import sys
 import time
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path
 
-from stack import Stack, StackError, say
+from stack import ADDON, Postgres, Stack, StackError, say
+from stack.client import Sender, Session
 from stack.command import exit_status
 from stack.faults import Island, Proxy
-from stack.flow import Flow, when_serves
+from stack.flow import when_serves
+from stack.hold import ADDONS, HOLDING, NAMING, Hold, name_of
+from stack.intruder import Intruder
 from stack.listeners import wait_listening
-from stack.process import wait_until
+from stack.move import Move
+from stack.process import children, wait_until
 
 from . import report
+from .listeners import Listeners
+from .setups import cpu
+from .traffic import AFTER, IN_DOUBT, NO_ANSWER, Traffic, why_failed
 
-CLIENTS, CHANNELS = 50, 5
-PATIENCE = 60       # seconds after a fault in which every client has to be up to date
+CLIENTS, CHANNELS, RARE = 50, 5, 10     # clients of so many hot channels, and as many rare channels at any time
+DOOMED = "doomed"   # the database that is dropped
+PATIENCE = 80       # seconds after a fault in which every client has to be up to date
 SILENT = (3, 16)    # seconds a silent loss lasts: it is noticed after 5 to 10
 SETTLED = 35        # seconds in which what a lost connection left behind has to be gone
+WEBSOCKETS = CLIENTS + RARE + 1     # that one, too
 SLACK = 5           # file descriptors that come and go
+REST = 20           # seconds in which the CPU of rest is measured: as many as from one look at the table to the next
 
-Fault = namedtuple("Fault", "name began over back longest")     # times of time.monotonic(), seconds, None if never
+# began: time.monotonic(); longest: {whether on rare channels: seconds}; back: seconds, None if never
+Fault = namedtuple("Fault", "name began back longest")
 Process = namedtuple("Process", "rss_mib fds pairs pooled clients")   # fds: all but those of the other three
+
+# What no subscriber may be hurt by: channels of rows, and payloads of NOTIFYs.
+MALFORMED = [None, "", "x", "null", "1", '"', '"x"', "[]", "[[]]", "{}", '{"a": [1]}', '["demo"]', '["demo", null]',
+             '[null, "x"]', '[{"a": 1}]', '["demo", {"a": 1}]', '[["demo", "x"], "y"]', "[1e999]", "[" * 500]
+
+# What the longest time from commit to client of each fault consists of.
+REASONS = {
+    "cut": "a new connection, its checks, and a look at the table; the process does everything else meanwhile",
+    "database dropped": "the others do not notice; Odoo loads the models of the database that is made anew",
+    "delayed": "the path itself, and each answer on it",
+    "dropped": "noticed when heartbeats are not answered (5 to 10 s), then polled every 5 s",
+    "frozen": "noticed when heartbeats are not answered (5 to 10 s), then polled every 5 s",
+    "listeners come and go": "the processor, which they take to start",
+    "malformed flood": "the processor, which the flood takes",
+    "malformed rows": "nothing of the fault",
+    "moved and back": "NOTIFYs reach the other server until that is noticed (half a minute); meanwhile the second look"
+                      " at the table finds a row (one every 15 to 20 s)",
+    "names lost": "as terminated: the last known address is used",
+    "pooler killed before a NOTIFY": "the pooler is away; the NOTIFY leaves when it is back",
+    "pooler restart": "the pooler is away; all queries of the clients go through it",
+    "PostgreSQL killed before a NOTIFY": "PostgreSQL is away, and recovers",
+    "refused": "polled every 5 s",
+    "restart fast": "PostgreSQL is away",
+    "restart immediate": "PostgreSQL is away, and recovers",
+    "sender killed before a NOTIFY": "nobody is left to send it: the second look at the table finds the row (one every"
+                                     " 15 to 20 s); before series 16 the client's next poll does (one every 50 s)",
+    "terminated": "as cut",
+    "unlistened": "noticed by the next heartbeat (5 s)",
+}
 
 
 class Soak:
-    """`with Soak(stack, seed) as soak:` … `soak.run(seconds)` … `soak.report()`."""
+    """`with Soak(stack, seed) as soak:` … `soak.run(seconds)` … `soak.tables()`.
 
-    def __init__(self, stack, seed=None, workers=2, database="demo"):
-        self.stack, self.workers, self.database = stack, workers, database
+    A run of chosen faults: `soak.begin()`, `soak.strike(name)` for each, `soak.end()`.
+    """
+
+    def __init__(self, stack, seed=None, workers=4, listeners=50, database="demo", rest=REST):
+        self.stack, self.workers, self.listeners, self.database = stack, workers, listeners, database
+        self.rest = rest
         self.seed = random.randrange(2**32) if seed is None else seed
         self.dice = random.Random(self.seed)
-        self.faults, self.flows = [], []
-        self.before = self.after = None
+        self.faults, self.seconds = [], 0.0
+        self.before = self.after = self.idle_before = self.idle_after = None
         self.exits = contextlib.ExitStack()
 
     def __enter__(self):
         with self.exits:
-            target = (self.stack.postgres.host, self.stack.postgres.port)
+            postgres = self.stack.postgres
+            self.hold = Hold(self.stack.folder / f"hold-{time.monotonic_ns()}")
+            # listener → a path that breaks → what runs statements on its sessions → PostgreSQL
+            self.intruder = Intruder((postgres.host, postgres.port))
+            self.exits.callback(self.intruder.close)
+            target = (self.intruder.host, self.intruder.port)
             self.island = None if Island.why_not() else self.exits.enter_context(Island())
             self.proxy = self.island.serve(target) if self.island else Proxy(target)
             if not self.island:
                 self.exits.callback(self.proxy.close)
+            # where the pooler is pointed to, and back; it runs only then
+            self.copy = self.stack.add(Postgres(self.stack.machine, self.stack.folder / f"copy-{time.monotonic_ns()}"))
+            self.exits.callback(self.copy.end_by_force)
+            self.exits.callback(self.stack.drop, DOOMED)
+            self.stack.database(DOOMED)
             self.odoo = self.stack.odoo()
             self.exits.callback(self.odoo.kill)
-            self.odoo.start(self.database, workers=self.workers, options={
-                "imdispatcher_db_host": self.proxy.host, "imdispatcher_db_port": self.proxy.port})
-            for _ in range(CHANNELS):
-                self.flows.append(self.exits.enter_context(Flow(
-                    self.odoo, self.stack.pgbouncer, self.stack.postgres, self.database,
-                    clients=CLIENTS // CHANNELS)))
+            self.start()
+            self.others = self.stack.odoo()     # never started: its odoo.conf is used
+            self.conf = self.others.config()
+            self.traffic = self.exits.enter_context(Traffic(
+                self.stack, self.odoo, self.database, CHANNELS, CLIENTS // CHANNELS, RARE, self.seed))
+            self.open_doomed()
+            self.exits.callback(lambda: self.doomed.close())
             self.exits = self.exits.pop_all()       # all went well: it ends with us
         return self
 
+    def start(self):
+        self.odoo.start(
+            f"{self.database},{DOOMED}", workers=self.workers, addons=[ADDONS], env=self.hold.env,
+            load=f"base,web,{NAMING},{ADDON},{HOLDING}", options={
+                "imdispatcher_db_host": f"{name_of(self.proxy.host)},{name_of(self.copy.host)}",
+                "imdispatcher_db_port": f"{self.proxy.port},{self.copy.port}",
+                "imdispatcher_db_sslmode": "disable"})      # the intruder reads what passes
+
     def __exit__(self, *exc):
         self.exits.close()
+
+    def open_doomed(self):
+        """A client in the database that is to be dropped, which has received something."""
+        session = Session(self.odoo, DOOMED)
+        self.doomed = session.subscribe([DOOMED]).wait_subscribed()
+        Sender(session, None, DOOMED).send_orm("before it is dropped")
+        if not self.doomed.next():
+            raise StackError(f"nothing is received in the database {DOOMED}")
 
     # -- the faults; each returns when it is over, and says when that was ------------------------------------------
 
@@ -114,6 +188,93 @@ class Soak:
             connection.cursor().execute("SELECT pg_notify('imbus', %s)", [payload])
         connection.close()
 
+    def fault_malformed_rows(self):
+        with contextlib.closing(self.stack.postgres.connect(self.database)) as connection:
+            cr = connection.cursor()
+            for channel in MALFORMED:
+                cr.execute("INSERT INTO bus_bus (channel, message, create_date, write_date, create_uid, write_uid)"
+                           " VALUES (%s, %s, timezone('UTC', now()), timezone('UTC', now()), 1, 1)",
+                           [channel, self.dice.choice(["x", "null", "{}"])])
+        with contextlib.closing(self.stack.postgres.connect(user="odoo")) as connection:
+            for payload in MALFORMED:
+                connection.cursor().execute("SELECT pg_notify('imbus', %s)", [payload])
+        self.pause(0, 2)
+
+    def fault_unlistened(self):
+        self.intruder.run(self.dice.choice(["UNLISTEN imbus", "UNLISTEN *", "DISCARD ALL"]))
+
+    def fault_names_lost(self):
+        self.hold.nameless(True)
+        try:
+            self.fault_terminated()
+            self.pause(3, 10)
+        finally:
+            self.hold.nameless(False)
+
+    def fault_pooler_killed_before_a_notify(self):
+        with self.held():
+            self.stack.pgbouncer.kill()
+        self.pause(0.5, 3)
+        self.stack.pgbouncer.start()
+        return when_serves(self.stack.pgbouncer)
+
+    def fault_postgresql_killed_before_a_notify(self):
+        with self.held():
+            self.stack.postgres.kill()
+        self.pause(0.5, 3)
+        self.stack.postgres.start()
+        return when_serves(self.stack.pgbouncer)
+
+    def fault_sender_killed_before_a_notify(self):
+        with self.held():
+            for pid in self.hold.pids():
+                os.kill(pid, signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def held(self):
+        """In each worker a transaction is between its commit and its NOTIFY."""
+        with self.traffic.rare_alone(), self.hold:
+            self.hold.wait(max(1, self.workers))
+            yield
+
+    def fault_moved_and_back(self):
+        """The pooler is pointed to a promoted copy and, once the listener is there, to a copy of that."""
+        postgres, pooler = self.stack.postgres, self.stack.pgbouncer
+        self.copy.follow(postgres)
+        self.copy.start()
+        try:
+            Move(pooler, postgres, self.copy).now("pause")
+            wait_listening(self.copy, self.odoo, "bus", timeout=PATIENCE)
+            postgres.stop()
+            postgres.follow(self.copy)
+            postgres.start()
+            Move(pooler, self.copy, postgres).now("pause")
+            wait_listening(postgres, self.odoo, "bus", timeout=PATIENCE)
+        finally:
+            self.copy.end_by_force()
+
+    def fault_database_dropped(self):
+        self.stack.drop(DOOMED)
+        self.pause(2, 8)
+        over = time.monotonic()
+        self.doomed.close()
+        self.stack.database(DOOMED)
+        self.open_doomed()
+        return over
+
+    def fault_listeners_come_and_go(self):
+        some = [Listeners(self.others, "addon", count, self.conf, self.others.folder)
+                for count in (self.listeners // 2, self.listeners - self.listeners // 2) if count]
+        try:
+            for each in some:
+                each.start()
+            wait_until(lambda: sum(each.listening for each in some) == self.listeners, PATIENCE,
+                       lambda: f"not all of the listeners that come listen: {some[0].last_lines()}")
+            self.pause(0, 3)
+        finally:
+            for each in some:
+                each.end_by_force()
+
     def restart(self, mode):
         self.stack.postgres.stop(mode)
         self.pause(0, 3)
@@ -129,71 +290,82 @@ class Soak:
 
     def kinds(self):
         names = [name.removeprefix("fault_") for name in dir(self) if name.startswith("fault_")]
-        return [name for name in names if name != "dropped" or self.island]
+        without = {"dropped"} if not self.island else set()
+        if not self.workers:
+            without.add("sender_killed_before_a_notify")        # it is the whole server
+        if not self.listeners:
+            without.add("listeners_come_and_go")
+        return [name for name in names if name not in without]
 
     def run(self, seconds):
-        wait_listening(self.stack.postgres, self.odoo, "bus")
-        self.strike("terminated")       # so that all that is opened once is open: it counts as well
-        self.before = self.settled()
+        self.begin()
         deck, ending = [], time.monotonic() + seconds
         while time.monotonic() < ending:
             if not deck:
                 deck = self.dice.sample(self.kinds(), len(self.kinds()))
             self.strike(deck.pop())
             self.pause(0.2, 1.0)
-        for flow in self.flows:
-            flow.stop()
-        with contextlib.suppress(StackError):
-            wait_until(lambda: not self.missing(), PATIENCE, "")
-        self.after = self.settled()
+        self.end()
+
+    def begin(self):
+        self.began = time.monotonic()
+        wait_listening(self.stack.postgres, self.odoo, "bus")
+        self.strike("terminated")       # so that all that is opened once is open: it counts as well
+        with self.traffic.paused(PATIENCE):
+            self.idle_before, self.before = self.idle(), self.settled()
+
+    def end(self):
+        with self.traffic.paused(PATIENCE):
+            with contextlib.suppress(StackError):       # what is lost is counted
+                rows = self.traffic.rows()
+                wait_until(lambda: not self.traffic.compare(rows).lost, PATIENCE, "")
+            self.idle_after, self.after = self.idle(), self.settled()
+            self.clients_allowed = self.most_clients()
+        self.traffic.stop()
+        self.seconds = time.monotonic() - self.began
+        self.total = self.traffic.compare(self.traffic.rows())
+        self.failed, self.why_failed = self.callers()
 
     def strike(self, name):
-        began = time.monotonic()
+        began, clock = time.monotonic(), time.time()
         over = getattr(self, f"fault_{name}")() or time.monotonic()
-        try:
-            wait_until(lambda: self.up_to_date(over), PATIENCE, "")
-            # once more: the listener's own connection is what the next fault is about
+        back = None
+        with contextlib.suppress(StackError):
+            wait_until(lambda: self.traffic.back(over), PATIENCE, "")
+            back = self.traffic.back(over) - over
+            rows = [row for row in self.traffic.rows(clock) if row.clock < clock + over - began]
+            wait_until(lambda: not self.traffic.compare(rows).lost, PATIENCE, "")
+            # the listener's own connection is what the next fault is about
             wait_listening(self.stack.postgres, self.odoo, "bus", timeout=PATIENCE)
-            back = self.back(over)
-        except StackError:
-            back = None
-        self.faults.append(Fault(name, began, over, back, self.longest(began)))
-        say(f"  {name}: " + ("not back" if back is None else f"back after {back:.2f} s,")
-            + f" longest delivery {self.faults[-1].longest:.2f} s")
-
-    def up_to_date(self, since):
-        """Whether every client has something that was committed after `since`."""
-        for flow in self.flows:
-            first = min((number for number, at in list(flow.committed.items()) if at > since), default=None)
-            if first is None or any(client.last < first for client in flow.clients):
-                return False
-        return True
-
-    def deliveries(self, since):
-        """(commit, arrival) of what was committed after `since`, at every client."""
-        for flow in self.flows:
-            for client in flow.clients:
-                for entry in reversed(list(client.received)):
-                    at = flow.committed.get(entry.id, since + 1)
-                    if at < since - 5:
-                        break       # ids are in about the order of commits
-                    if since < at and entry.id in flow.committed:
-                        yield client, at, entry.at
-
-    def back(self, over):
-        """Seconds from the end of the fault until the last of the clients had something newer."""
-        first = {}
-        for client, _, arrival in self.deliveries(over):
-            first[client] = min(first.get(client, arrival), arrival)
-        return max(first.values()) - over
-
-    def longest(self, since):
-        return max((arrival - at for _, at, arrival in self.deliveries(since)), default=0.0)
-
-    def missing(self):
-        return any(client.last < max(flow.committed, default=0) for flow in self.flows for client in flow.clients)
+        longest = self.traffic.compare(self.traffic.rows(clock)).longest
+        self.faults.append(Fault(title(name), began, back, longest))
+        say(f"  {title(name)}: " + ("not back" if back is None else f"back after {back:.2f} s")
+            + f", longest {longest[False]:.2f} s, on rare channels {longest[True]:.2f} s")
 
     # -- what came of it ---------------------------------------------------------------------------------------------
+
+    def idle(self):
+        """[(what, % of a core that it takes while nothing is sent)]"""
+        evented = self.odoo.evented_pid
+        programs = {"the process that serves websockets": [evented],
+                    "the pooler": [self.stack.pgbouncer.pid],
+                    "PostgreSQL": [self.stack.postgres.pid, *children(self.stack.postgres.pid)]}
+        if self.workers:
+            programs["all other processes of Odoo"] = [
+                self.odoo.pid, *(pid for pid in children(self.odoo.pid) if pid != evented)]
+
+        def used():
+            found = {}
+            for what, pids in programs.items():
+                for pid in pids:
+                    with contextlib.suppress(OSError):      # it has ended: what it used is not of rest
+                        found[what, pid] = cpu(pid)
+            return found
+        before, at = used(), time.monotonic()
+        time.sleep(self.rest)       # the span that is measured
+        after, span = used(), time.monotonic() - at
+        return {what: sum(100 * (after[key] - before[key]) / span for key in before.keys() & after.keys()
+                          if key[0] == what) for what in programs}
 
     def process(self):
         pid = self.odoo.evented_pid
@@ -224,78 +396,106 @@ class Soak:
         """The process once what lost connections left behind is closed."""
         allowed = self.before.fds + SLACK if self.before else 0
         with contextlib.suppress(StackError):
-            wait_until(lambda: self.process().fds <= allowed and self.process().clients <= CLIENTS + SLACK,
+            wait_until(lambda: self.process().fds <= allowed and self.process().clients <= self.most_clients(),
                        SETTLED if self.before else 2, "")
         return self.process()
 
-    def reopened(self):
-        return sum(client.opened - 1 for flow in self.flows for client in flow.clients)
+    def most_clients(self):
+        return WEBSOCKETS + self.traffic.lingering() + SLACK
 
-    def counts(self):
-        """(sent, received, duplicated, lost): sent is what the table says, times who should have it."""
-        sent = received = duplicated = lost = 0
-        for flow in self.flows:
-            rows = set(flow.rows())
-            for client in flow.clients:
-                ids = [entry.id for entry in flow.received(client)]
-                sent += len(rows)
-                received += len(ids)
-                duplicated += len(ids) - len(set(ids))
-                lost += len(rows - set(ids))
-        return sent, received, duplicated, lost
+    def callers(self):
+        """(calls that failed, Counter of why those of them did that had committed).
+
+        A sender that is killed cannot answer, which is no error.
+        """
+        killed = [(fault.began, fault.began + PATIENCE) for fault in self.faults if fault.name.startswith("sender")]
+        failed, committed = self.traffic.failed()
+        found = Counter()
+        for call in committed:
+            why = why_failed(call)
+            if why == NO_ANSWER and not any(begin < call.ended and call.began < end for begin, end in killed):
+                why = AFTER
+            if why == AFTER:
+                say(f"  an error after the commit of {call.channel}: {call.error!r} {getattr(call.error, 'trace', '')}")
+            found[why] += 1
+        return len(failed), found
 
     def problems(self):
-        sent, _, duplicated, lost = self.counts()
+        sent, duplicated, lost = self.total.sent, self.total.duplicated, self.total.lost
         found = [f"{fault.name}: not back within {PATIENCE} s" for fault in self.faults if fault.back is None]
         if not sent:
             found.append("nothing was sent")
         if lost or duplicated:
             found.append(f"{lost} lost, {duplicated} duplicated")
+        if self.why_failed[AFTER]:
+            found.append(f"{self.why_failed[AFTER]} callers got an error for what they had committed")
         # Upstream forgets a websocket, and with it a pair of sockets, whose query fails while the database is away.
-        forgotten = 2 * self.reopened()
-        if (self.after.fds > self.before.fds + SLACK or self.after.clients > CLIENTS + SLACK
+        forgotten = 2 * self.traffic.reopened()
+        if (self.after.fds > self.before.fds + SLACK or self.after.clients > self.clients_allowed
                 or self.after.pairs > self.before.pairs + forgotten + SLACK):
             found.append(f"file descriptors leak: {self.before} before, {self.after} after")
         return found
 
     def tables(self):
         """[(title, head, rows)]"""
-        sent, received, duplicated, lost = self.counts()
         by_kind = {}
         for fault in self.faults:
             by_kind.setdefault(fault.name, []).append(fault)
         faults = []
-        for name, some in sorted(by_kind.items()):
+        for name, some in sorted(by_kind.items(), key=lambda each: each[0].lower()):
             back = [fault.back for fault in some if fault.back is not None]
-            faults.append([name.replace("_", " "), len(some), f"{statistics.median(back):.2f}" if back else "never",
+            faults.append([name, len(some), f"{statistics.median(back):.2f}" if back else "never",
                            f"{max(back):.2f}" if len(back) == len(some) else "never",
-                           f"{max(fault.longest for fault in some):.2f}"])
+                           *(f"{max(fault.longest[rare] for fault in some):.2f}" for rare in (False, True)),
+                           REASONS[name]])
         process = [[text, f"{getattr(self.before, name):.0f}", f"{getattr(self.after, name):.0f}"] for name, text in (
             ("rss_mib", "memory (RSS, MiB)"), ("fds", "file descriptors but those below"),
             ("pairs", "sockets in pairs, two a websocket"),
             ("pooled", "connections to the pooler"), ("clients", "connections of clients"))]
+        total, jobs = self.total, self.traffic.jobs
         return [
             ("Notifications", ["sent", "received", "duplicated", "lost", "websockets opened again"],
-             [[sent, received, duplicated, lost, self.reopened()]]),
-            ("Faults", ["fault", "times", "back after: median (s)", "most (s)", "longest from commit to client (s)"],
-             faults),
+             [[total.sent, total.received, total.duplicated, total.lost, self.traffic.reopened()]]),
+            ("Callers", ["calls that failed", "of them had committed: error", "killed before its answer",
+                         "COMMIT in doubt: no answer from PostgreSQL"],
+             [[self.failed, *(self.why_failed[why] for why in (AFTER, NO_ANSWER, IN_DOUBT))]]),
+            *([("Jobs of cron that were triggered", ["ran", "longest until it ran (s)", "not within a minute"],
+                [[len(jobs.ran), f"{max(jobs.ran, default=0):.2f}", jobs.late]])] if jobs else []),
+            ("Faults", ["fault", "times", "back after: median (s)", "most (s)", "longest from commit to client (s)",
+                        "the same on rare channels (s)", "which is"], faults),
             ("The process that serves the websockets", ["", "before", "after"], process),
+            ("CPU while nothing is sent", ["% of a core", "before", "after"],
+             [[what, f"{used:.1f}", f"{self.idle_after[what]:.1f}"] for what, used in self.idle_before.items()]),
         ]
 
 
-def rst(soak, seconds):
-    """The run as a part of a document."""
-    lines = [f"{seconds / 60:.0f} minutes, seed {soak.seed}, {CLIENTS} clients on {CHANNELS} channels, "
-             f"{soak.workers} HTTP workers.", ""]
-    for title, head, rows in soak.tables():
-        lines += [*report.heading(title, "-"), *report.list_table(head, rows)]
-    return "\n".join(lines)
+def title(name):
+    return name.replace("_", " ").replace("postgresql", "PostgreSQL").replace("notify", "NOTIFY")
+
+
+NOTE = f"""{CLIENTS} clients receive on {CHANNELS} hot channels, on each of which a message is sent twice a second, and
+{RARE} clients on a channel each that gets one message and then nothing: that has to arrive by itself, not along with a
+later one. Every message is an HTTP call to a worker whose transaction sends it. What is lost and what came twice is
+counted against the table, times from commits are PostgreSQL's own. Back: seconds from the end of the fault until the
+last client of a hot channel had something newer. Longest: of all that was committed from the beginning of the fault to
+that of the next. A call that failed and had committed nothing, as the database was away, is no error of the bus."""
+
+
+def rst(soak):
+    """The run as a document."""
+    lines = [*report.heading("A soak: faults at random, under load", "="),
+             f"Made by ``./dev soak --minutes {soak.seconds / 60:.0f} --seed {soak.seed}``: Odoo "
+             f"{'.'.join(map(str, soak.odoo.series))}, {soak.workers} HTTP workers, {soak.listeners} more listeners "
+             "that come and go.", "", NOTE, ""]
+    for name, head, rows in soak.tables():
+        lines += [*report.heading(name, "-"), *report.list_table(head, rows)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def show(soak):
-    for title, head, rows in soak.tables():
+    for name, head, rows in soak.tables():
         widths = [max(len(str(row[index])) for row in [head, *rows]) for index in range(len(head))]
-        say(f"\n{title}")
+        say(f"\n{name}")
         for row in [head, *rows]:
             say("  " + "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
@@ -304,7 +504,8 @@ def main(args=None):
     parser = argparse.ArgumentParser(prog="./dev soak", description="Random faults under load; nothing may be lost.")
     parser.add_argument("--minutes", type=float, default=2)
     parser.add_argument("--seed", type=int, help="replay the faults of a run")
-    parser.add_argument("--workers", type=int, default=2, help="HTTP workers; 0 is the threaded server")
+    parser.add_argument("--workers", type=int, default=4, help="HTTP workers (4); 0 is the threaded server")
+    parser.add_argument("--listeners", type=int, default=50, help="more listeners that come and go (50)")
     parser.add_argument("--output", type=Path, help="write the tables to this file, as reStructuredText")
     options = parser.parse_args(args)
     return exit_status("soak", lambda: run(options))
@@ -313,13 +514,13 @@ def main(args=None):
 def run(options):
     with Stack(groups=("odoo",)) as stack:
         stack.database("demo")
-        with Soak(stack, options.seed, options.workers) as soak:
+        with Soak(stack, options.seed, options.workers, options.listeners) as soak:
             say(f"{options.minutes:g} minutes with seed {soak.seed}"
                 + ("" if soak.island else f"; no dropping path: {Island.why_not()}"))
             soak.run(options.minutes * 60)
             show(soak)
             if options.output:
-                options.output.write_text(rst(soak, options.minutes * 60))
+                options.output.write_text(rst(soak))
             problems = soak.problems()
         if problems:
             stack.keep_logs()

@@ -103,6 +103,12 @@ class Stack:
             self.databases.add(name)
         return name
 
+    def drop(self, name):
+        """Drop a database that `database` made, whoever is connected to it, as an administrator may."""
+        self.databases.discard(name)
+        self.postgres.query(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        shutil.rmtree(self.odoo_data / "filestore" / name, ignore_errors=True)
+
 
 def interrupt(number, frame):
     raise KeyboardInterrupt

@@ -25,7 +25,11 @@ RETRY = 0.1
 
 
 class OdooError(Exception):
-    """The server answered with an error."""
+    """The server answered with an error. `trace` is its own, where it gave one."""
+
+    def __init__(self, message, trace=""):
+        super().__init__(message)
+        self.trace = trace
 
 
 class Session:
@@ -34,11 +38,15 @@ class Session:
     def __init__(self, odoo, database, login="admin", password="admin"):
         self.odoo, self.database = odoo, database
         self.http = requests.Session()
-        info = self.rpc("/web/session/authenticate", db=database, login=login, password=password)
-        if not info.get("uid"):
-            raise OdooError(f"{login} may not log in to {database}")
-        self.uid = info["uid"]
         self.facts = odoo.facts
+        self.log_in(login, password)
+
+    def log_in(self, login="admin", password="admin"):
+        """Again where Odoo has logged the user out, as it does when a request finds no database."""
+        info = self.rpc("/web/session/authenticate", db=self.database, login=login, password=password)
+        if not info.get("uid"):
+            raise OdooError(f"{login} may not log in to {self.database}")
+        self.uid = info["uid"]
 
     def rpc(self, route, _timeout=60, **params):
         answer = self.http.post(self.odoo.url + route, timeout=_timeout,
@@ -61,7 +69,8 @@ def result(answer):
     """The result of a JSON-RPC answer."""
     if "error" in answer:
         error = answer["error"]
-        raise OdooError((error.get("data") or {}).get("message") or error.get("message"))
+        data = error.get("data") or {}
+        raise OdooError(data.get("message") or error.get("message"), data.get("debug") or "")
     return answer.get("result")
 
 

@@ -25,7 +25,8 @@ def a_job(server, bus):
     def run():
         before = time.monotonic()
         session.call_kw("ir.actions.server", "run", [action])
-        assert client.next().payload == "ran"
+        arrived = client.next()
+        assert arrived and arrived.payload == "ran", f"triggered, and not run: {arrived}"
         return time.monotonic() - before
 
     def remove():

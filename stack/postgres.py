@@ -5,6 +5,7 @@ Settings are given on the command line, so that a copy of the folder (a standby)
 """
 import os
 import secrets
+import shutil
 import signal
 from pathlib import Path
 
@@ -17,7 +18,7 @@ ODOO_USER = "odoo"      # may log in and create databases, nothing else: what Od
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "password_encryption": "scram-sha-256",
-    "max_connections": "200",
+    "max_connections": "400",           # of which listeners that come and go take some
     "track_commit_timestamp": "on",     # when a notification was committed, told by the one who committed it
     # a standby can be made at any time
     "wal_level": "replica",
@@ -131,11 +132,16 @@ class Postgres(Program):
     def standby(self, folder):
         """A streaming standby of this server, not started yet."""
         other = Postgres(self.machine, folder)
-        other.passwords = dict(self.passwords)
-        other.program("pg_basebackup", "-h", self.host, "-p", str(self.port), "-U", SUPERUSER, "-D", other.data,
-                      "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync",
-                      PGPASSWORD=self.passwords[SUPERUSER])
+        other.follow(self)
         return other
+
+    def follow(self, primary):
+        """Make this server, which does not run, a standby of another one: its data is replaced."""
+        self.passwords = dict(primary.passwords)
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.program("pg_basebackup", "-h", primary.host, "-p", str(primary.port), "-U", SUPERUSER, "-D", self.data,
+                     "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync",
+                     PGPASSWORD=primary.passwords[SUPERUSER])
 
     def promote(self, timeout=60):
         """Make a standby the primary; returns when it accepts writes."""

@@ -55,13 +55,15 @@ def test_one_measure_anew(tmp_path):
 
 @pytest.mark.timeout(600)
 def test_bad_day(stack, tmp_path):
-    faults, names = [bad_day.terminated, bad_day.malformed], ["published", "addon"]
+    faults, names = [bad_day.terminated, bad_day.malformed, bad_day.pooler_between], ["published", "addon"]
     outcomes = list(bad_day.bad_day(stack, watch=8, faults=faults, names=names))
     for outcome in outcomes:
         if outcome.setup == "addon":
             assert outcome.back < 2 and not outcome.lost and not outcome.duplicated
+            assert outcome.caller in ("", "an answer")
         else:
             assert outcome.back is None, "the published addon is dark for 50 s"
+            assert outcome.caller in ("", "an error") and (outcome.caller == "" or outcome.lost == 1)
     for path in bad_day.write(tmp_path, outcomes, setups.versions(stack), watch=8):
         assert ">8" in path.read_text()
     assert report.number(0.1234) == "0.123"

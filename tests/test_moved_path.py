@@ -14,6 +14,7 @@ import pytest
 from stack.flow import Flow
 from stack.jobs import QUICK, a_job
 from stack.listeners import wait_listening
+from stack.move import Move
 from stack.process import wait_until
 from stack.state import DEGRADED, health, instant, lines, pass_seconds, wait_failing, wait_healthy
 
@@ -22,42 +23,10 @@ COPIES = itertools.count(1)
 newest = pytest.mark.newest
 
 
-class Move:
-    """A copy of a stack's PostgreSQL that is to become what the pooler leads to."""
-
-    def __init__(self, stack):
-        self.old, self.pooler = stack.postgres, stack.pgbouncer
-        self.new = stack.add(self.old.standby(stack.folder / f"copy-{next(COPIES)}"))
-        self.new.start()
-
-    def now(self, how):
-        """Point the pooler to the copy; returns time.monotonic() of when it leads there."""
-        if how == "pause":
-            self.pooler.command("PAUSE")
-            self.promote()
-            self.point_to(self.new)
-            self.pooler.command("RESUME")
-        else:
-            self.promote()
-            self.point_to(self.new)
-            self.pooler.command("RECONNECT")
-        return time.monotonic()
-
-    def promote(self):
-        """Once it has all that was committed by now."""
-        position = self.old.query("SELECT pg_current_wal_lsn()")[0]
-        wait_until(lambda: self.new.query("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", position)[0][0], 30,
-                   "the copy does not catch up")
-        self.new.promote()
-
-    def point_to(self, server):
-        self.pooler.target = server.host, server.port
-        self.pooler.reload()
-
-
 @pytest.fixture
 def move(stack):
-    move = Move(stack)
+    copy = stack.add(stack.postgres.standby(stack.folder / f"copy-{next(COPIES)}"))
+    move = Move(stack.pgbouncer, stack.postgres, copy.start())
     yield move
     with contextlib.suppress(psycopg2.Error):       # where it is not paused
         move.pooler.command("RESUME")

@@ -1,7 +1,7 @@
 """The sending half on the real thing: a NOTIFY leaves on a connection that is kept, and is never lost.
 
-A transaction is held between its commit and its NOTIFY (tests/addons/bus_test_notify), so that a fault comes in
-between for sure. What is kept is asked of the pooler, by the name that the addon gives its connection. Takes 4 minutes.
+A transaction is held between its commit and its NOTIFY (stack/hold.py), so that a fault comes in between for sure. What
+is kept is asked of the pooler, by the name that the addon gives its connection. Takes 4 minutes.
 """
 import collections
 import concurrent.futures
@@ -13,7 +13,6 @@ import subprocess
 import textwrap
 import time
 import types
-from pathlib import Path
 
 import psycopg2
 import pytest
@@ -22,11 +21,11 @@ import requests
 from stack.client import Sender, Session, compact
 from stack.faults import Island, Proxy
 from stack.flow import when_serves
+from stack.hold import ADDONS, HOLDING, Hold
 from stack.listeners import backends_of, client_ports, wait_listening
 from stack.process import DEADLINE, children, wait_until
 from stack.state import pass_seconds
 
-ADDONS = Path(__file__).parent / "addons"
 NAME = "bus_alt_connection notify"
 # seconds
 PATIENCE = 5.0      # the connect timeout: no caller waits longer
@@ -65,26 +64,25 @@ def http_workers(server):
 
 
 class Held:
-    """A server with the test addon; `with held.sending(sender, payload) as answer:` runs while that is held."""
+    """A server whose transactions can be held; `with held.sending(sender, payload) as answer:` runs while that is."""
 
-    def __init__(self, server, folder):
-        self.server, self.folder = server, folder
+    def __init__(self, server, hold):
+        self.server, self.hold = server, hold
         self.pool = concurrent.futures.ThreadPoolExecutor(1)
 
     @contextlib.contextmanager
     def sending(self, sender, payload):
-        (self.folder / "hold").touch()
-        answer = self.pool.submit(self.timed, sender, payload)
-        try:
-            wait_until((self.folder / "committed").exists, DEADLINE, "the transaction is not held")
-            yield answer
-        finally:
-            (self.folder / "committed").unlink(missing_ok=True)
-            self.go()
+        with self.hold:
+            answer = self.pool.submit(self.timed, sender, payload)
+            try:
+                self.hold.wait()
+                yield answer
+            finally:
+                self.go()
 
     def go(self):
         self.went = time.monotonic()
-        (self.folder / "hold").unlink(missing_ok=True)
+        self.hold.release()
 
     def timed(self, sender, payload):
         """Send; seconds from the end of the hold to the answer."""
@@ -95,9 +93,10 @@ class Held:
 @pytest.fixture
 def held(odoo, tmp_path):
     def start(workers, env=None, **kw):
-        server = odoo(workers=workers, load="base,web,bus_alt_connection,bus_test_notify", addons=[ADDONS],
-                      env={"BUS_TEST_FOLDER": str(tmp_path), **(env or {})}, **kw)
-        return Held(server, tmp_path)
+        hold = Hold(tmp_path)
+        server = odoo(workers=workers, load=f"base,web,bus_alt_connection,{HOLDING}", addons=[ADDONS],
+                      env={**hold.env, **(env or {})}, **kw)
+        return Held(server, hold)
     return start
 
 

@@ -1,7 +1,7 @@
 """Holds a transaction between its commit and the bus's NOTIFY, while the file `hold` is in BUS_TEST_FOLDER.
 
-It says that it is there by the file `committed`, and goes on when `hold` is gone. BUS_TEST_IDLE, in seconds, is how
-long the connection of the sending half may be idle.
+Its process says that it is there by a file `committed-<its id>`, and goes on when `hold` is gone: stack/hold.py.
+BUS_TEST_IDLE, in seconds, is how long the connection of the sending half may be idle.
 """
 import functools
 import os
@@ -11,10 +11,13 @@ from pathlib import Path
 
 def wait_while_held():
     folder = Path(os.environ["BUS_TEST_FOLDER"])
-    if (folder / "hold").exists():
-        (folder / "committed").touch()
+    if not (folder / "hold").exists():
+        return
+    here = folder / f"committed-{os.getpid()}"
+    here.touch()
     while (folder / "hold").exists():
         time.sleep(0.005)
+    here.unlink(missing_ok=True)        # another thread's, too
 
 
 def held(send):
