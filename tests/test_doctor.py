@@ -190,6 +190,19 @@ def test_more_connections_than_the_pooler_lets_in(doctor, pgbouncer):
         assert (status, checks["connections"]["state"]) == (0, "ok")
 
 
+@pytest.mark.parametrize("own, options, pooled", [
+    # two workers, a cron worker and the evented process have 64 each; then the bus listener's, cron's, one a process
+    (256 + 16 + 1 + 4, {}, True),
+    (256 + 3 + 1 + 4, {"db_name": "one,two"}, True),
+    (256 + 3 + 1, {"db_name": "one,two", "imdispatcher_keep_notify": False}, True),
+    (64 + 2 + 1 + 1, {"db_name": "one", "workers": 0}, True),
+    (256 + 1 + 1 + 4, {}, False),
+])
+def test_what_an_instance_opens(doctor, own, options, pooled):
+    text = doctor(options, pooled=pooled).checks()[1]["connections"]["text"]
+    assert f"opens at most 2 directly and {own} through" in text
+
+
 def test_one_of_two_hosts_is_away(doctor, postgres):
     hosts = {"imdispatcher_db_host": "127.0.0.1,127.0.0.1", "imdispatcher_db_port": f"{free_port()},{postgres.port}"}
     status, checks = doctor(hosts).checks()
