@@ -4,7 +4,6 @@ Takes 3 min.
 """
 import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -40,9 +39,13 @@ def test_only_the_listeners_go_directly(serving, bus, postgres, facts):
     pids = [serving.pid, *children(serving.pid)]
     rows = backends_of(postgres, pids)
     assert len(rows) == 1 + crons, rows
-    # an HTTP worker has nothing but connections to the pooler
-    workers = [pid for pid in pids if b"odoo: WorkerHTTP" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert not backends_of(postgres, workers)
+    if serving.workers:
+        # an HTTP worker has nothing but connections to the pooler, nor has a cron worker that does not listen
+        listening = {int(name.rsplit(" ", 1)[1]) for _, name, _, _ in direct(postgres, serving)}
+        others = set(children(serving.pid)) - listening
+        assert len(others) == serving.workers + 1 - crons
+        assert client_ports(others)
+        assert not backends_of(postgres, others)
 
 
 def test_nothing_listens_in_the_pool(serving, bus, postgres, pgbouncer):
