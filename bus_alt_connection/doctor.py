@@ -54,6 +54,8 @@ ODOOS_OWN = (
     "This is Odoo's own connection, which needs it just so: check db_host, db_port, db_user and"
     " db_password."
 )
+# The part of the NOTIFY queue from which on PostgreSQL itself warns in its log.
+QUEUE_USAGE = 0.5
 # How long a LISTEN that may be lost is waited for.
 LISTEN_SECONDS = 1.0
 # A certificate that expires sooner is worth a warning.
@@ -100,6 +102,7 @@ def examine(settings):
         pooled, result = open_pooled(settings)
         yield result
         yield _made("pooled mode", check_pooled_mode, settings, pooled)
+        yield _made("NOTIFY queue", check_queue, pooled)
         direct, results = open_direct(settings, pooled)
         for result in results:
             yield result
@@ -356,6 +359,40 @@ def check_pooled_mode(settings, pooled):
     return ok(name, "no pooler, but PostgreSQL itself")
 
 
+# A listener that takes nothing holds up the queue: one that does not read from its connection, or
+# one in a transaction, in which PostgreSQL delivers nothing.
+HOLDERS = """
+SELECT pid, usename, application_name, coalesce(wait_event, '') = 'ClientWrite',
+    round(extract(epoch FROM clock_timestamp() - state_change))::int
+FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND (wait_event = 'ClientWrite' OR state LIKE 'idle in transaction%')
+ORDER BY age(backend_xmin) DESC NULLS LAST, state_change LIMIT 5
+"""
+
+
+def check_queue(pooled):
+    """Whether NOTIFYs have room, and who holds up the queue."""
+    name = "NOTIFY queue"
+    if pooled is None:
+        return skipped(name, "there is no pooled connection")
+    usage = pooled.link.query("SELECT pg_notification_queue_usage()")[0][0]
+    text = f"{usage * 100:.0f} % full"
+    if usage < QUEUE_USAGE:
+        return ok(name, text)
+    holders = pooled.link.query(HOLDERS)
+    if not holders:
+        remedy = (
+            "See as a superuser which sessions wait for ClientWrite or are idle in transaction:"
+            " this role may not see them."
+        )
+        return failed(name, f"{text}; when it is full no transaction with a NOTIFY can commit", remedy)
+    for pid, role, application, writing, seconds in holders:
+        state = "does not read what it is sent" if writing else "is idle in transaction"
+        text += f"; pid {pid} ({application or 'no name'}, as {role}) {state} for {seconds} s"
+    ends = " ".join(f"SELECT pg_terminate_backend({holder[0]});" for holder in holders)
+    return failed(name, text, f"End the first of them that LISTENs, or all: {ends}")
+
+
 def check_pooler(direct, arrived):
     """Whether the direct connection is one.
 
@@ -518,6 +555,7 @@ def instance(settings, pooler):
     # Each listener asks on a connection of its own where Odoo's address leads. Through a pooler
     # that of the bus keeps one more for each database that it looks at.
     own += listeners + (_kept_databases() if pooler else 0)
+    own += 1 if settings.metrics_port else 0  # who serves the metrics asks, too
     return own + (processes if settings.keep_notify else 0), listeners
 
 

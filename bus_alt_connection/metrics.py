@@ -1,5 +1,5 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""Prometheus metrics of the listeners and the notifier, if ``imdispatcher_metrics_port`` is set.
+"""Prometheus metrics of listeners, notifier and cluster, if ``imdispatcher_metrics_port`` is set.
 
 One process of a server can have the port: the one that serves websockets, which is the evented
 process, or the threaded server. What goes wrong here is one log line and nothing else.
@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List, Optional
 import odoo
 from odoo.tools import config
 
-from . import notifier
+from . import cluster, cron, notifier
 from .listener import Listener, listeners
 from .settings import Settings
 from .state import LISTENING
@@ -144,7 +144,7 @@ def _family(name: str, text: str, **kwargs: Any) -> Any:
 
 
 class Collector:
-    """Reads the listeners and the notifier whenever Prometheus asks."""
+    """Reads them whenever Prometheus asks."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -155,6 +155,7 @@ class Collector:
             counts = notifier.of_process().snapshot()
             for name, text, key in NOTIFIER_METRICS:
                 yield _family(name, text, value=counts[key])
+        yield from self._cluster()
 
     @staticmethod
     def _listeners() -> Iterator[Any]:
@@ -168,4 +169,32 @@ class Collector:
                 values = [value for value in values if value is not None]
                 if values:
                     metric.add_metric([listener_name], together(values))
+            yield metric
+
+    @staticmethod
+    def _cluster() -> Iterator[Any]:
+        metric = _family(
+            "listeners_expected", "Listeners that this server should have.", labels=["listener"]
+        )
+        bus = [listener for listener in listeners() if listener.subscribers.name == "bus"]
+        metric.add_metric(["bus"], len(bus))  # none before the first browser
+        metric.add_metric(["cron"], cron.expected())
+        yield metric
+        seen = cluster.watch().look()
+        if seen is None:
+            return
+        yield _family(
+            "notify_queue_usage_ratio", "How full the NOTIFY queue is.", value=seen.queue_usage
+        )
+        for name, text, values in (
+            ("listeners_present", "Listeners that PostgreSQL has.", seen.present),
+            (
+                "listeners_silent_seconds",
+                "How long the one that is silent the longest has sent no heartbeat.",
+                seen.silent,
+            ),
+        ):
+            metric = _family(name, text, labels=["listener", "scope"])
+            for labels, value in values.items():
+                metric.add_metric(labels, value)
             yield metric

@@ -12,7 +12,7 @@ from stack.process import DEADLINE, free_port, wait_until
 
 
 def scrape(port):
-    """{(name without prefix, listener or None): value}; nothing while nobody serves it"""
+    """{(name without prefix, listener or None[, scope]): value}; nothing while nobody serves it"""
     try:
         answer = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE)
     except requests.ConnectionError:
@@ -23,7 +23,8 @@ def scrape(port):
         for sample in family.samples:
             prefix, name = sample.name[:19], sample.name[19:]
             assert prefix == "bus_alt_connection_"
-            found[name, sample.labels.get("listener")] = sample.value
+            scope = [sample.labels["scope"]] if "scope" in sample.labels else []
+            found[(name, sample.labels.get("listener"), *scope)] = sample.value
     return found
 
 
@@ -39,8 +40,8 @@ def test_what_they_say(odoo, bus, postgres, workers):
                   env={"IMDISPATCHER_HEARTBEAT_SECONDS": "0.2"})
     if workers:
         server.wait_log("Metrics are served")
-    # the evented process has no listener yet, the threaded server that of cron, where cron listens
-    assert {listener for _name, listener in scrape(port)} <= ({None} if workers else {"cron", None})
+    # there is none before the first browser
+    assert ("connected", "bus") not in scrape(port)
 
     client, sender = bus(server)
     wait_metric(port, "connected", 1)
@@ -116,7 +117,7 @@ def test_nothing_is_said_of_what_is_not_kept(odoo, bus):
     port = free_port()
     bus(odoo(options={"imdispatcher_metrics_port": port, "imdispatcher_keep_notify": False}))
     wait_metric(port, "connected", 1)
-    assert {listener for _name, listener in scrape(port)} <= {"bus", "cron"}
+    assert ("notifications_waiting", None) not in scrape(port)
 
 
 def test_on_loopback_by_itself(odoo, bus):
