@@ -48,12 +48,13 @@ class Watch:
     """Asks PostgreSQL. Any thread or greenlet of the process may look."""
 
     KEPT_SECONDS = 10.0
+    TIMEOUT = 2.0  # Prometheus gives up the whole scrape after 10 s: one connect and two answers
 
     def __init__(self) -> None:
-        self._path, self._looking = PooledPath(Settings.of_odoo()), threading.Lock()
+        self._path = PooledPath(min(self.TIMEOUT, Settings.of_odoo().connect_timeout_seconds))
+        self._looking = threading.Lock()
         self._latest: Optional[Cluster] = None
-        self._again_at = 0.0  # time.monotonic()
-        self._hidden_logged = False
+        self._again_at, self._hidden_logged = 0.0, False  # the first of time.monotonic()
 
     def look(self) -> Optional[Cluster]:
         """What PostgreSQL said just now; None if it does not answer."""
@@ -76,9 +77,8 @@ class Watch:
         return await self._path.query(endpoints.system_database(), QUERY, (HOST,))
 
     def _read(self, rows: List[tuple]) -> Cluster:
-        this = psutil.Process()
-        parent = this.parent() if config["workers"] else None
-        own = {str(each.pid) for each in (parent.children() if parent else [this])}
+        parent = psutil.Process().parent() if config["workers"] else None
+        own = {str(each.pid) for each in (parent.children() if parent else [psutil.Process()])}
         present = {(name, scope): 0 for name in ("bus", "cron") for scope in ("host", "cluster")}
         silent: Dict[Tuple[str, str], float] = {}
         for _, name, process, number, hidden, seconds in rows:
