@@ -15,7 +15,7 @@ All of it is put in place, or none. Every other connection in every process is O
 
 Reading order: settings, endpoints, tasks, connection, errors, state, session, listener; recovery with
 window and payloads; loop_connection, notifier, routing, dispatcher, cron, post_load; then what administrators
-see: health, metrics, doctor.
+see: cluster, health, metrics, doctor.
 """
 
 # cli: before series 19 Odoo finds the command by importing it.

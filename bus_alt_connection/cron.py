@@ -7,11 +7,13 @@ for ever when a query of its own fails while PostgreSQL is away.
 """
 
 import functools
+import inspect
 import logging
 import time
 from typing import Any, Callable, List, Optional
 
 import odoo.service.server
+from odoo.tools import config
 
 from . import endpoints, errors, payloads, routing
 from .backoff import Backoff
@@ -36,6 +38,13 @@ def install() -> None:
     # A worker looks at all its databases, whichever was named.
     in_worker = routing.listener_of(lambda upstream: Subscribers(lambda: [""]))
     worker.start = in_worker(worker.start)
+
+
+def expected() -> int:
+    """How many cron listeners this server should have; before series 15 none."""
+    start = inspect.unwrap(odoo.service.server.WorkerCron.start)
+    constants = [each for each in start.__code__.co_consts if isinstance(each, str)]
+    return int(config["max_cron_threads"]) if any(map(routing.LISTEN.match, constants)) else 0
 
 
 def _endless(cron_thread: Callable) -> Callable:

@@ -22,6 +22,7 @@ from . import endpoints, errors
 from .connection import BlockingConnection
 from .errors import ConnectionLost
 from .listener import Listener
+from .recovery import PooledPath
 from .settings import CONNECTION, OTHERS
 
 ADDON = "bus_alt_connection"
@@ -53,6 +54,8 @@ ODOOS_OWN = (
     "This is Odoo's own connection, which needs it just so: check db_host, db_port, db_user and"
     " db_password."
 )
+# The part of the NOTIFY queue from which on PostgreSQL itself warns in its log.
+QUEUE_USAGE = 0.5
 # How long a LISTEN that may be lost is waited for.
 LISTEN_SECONDS = 1.0
 # A certificate that expires sooner is worth a warning.
@@ -79,9 +82,9 @@ def verdict(results):
     """:return: (exit status, one line) for all results"""
     states = [result.state for result in results]
     if "failed" in states:
-        return 2, "BROKEN: %d check(s) failed, see above." % states.count("failed")
+        return 2, f"BROKEN: {states.count('failed')} check(s) failed, see above."
     if "warning" in states:
-        return 1, "Works, with %d warning(s), see above." % states.count("warning")
+        return 1, f"Works, with {states.count('warning')} warning(s), see above."
     return 0, "All is well."
 
 
@@ -99,6 +102,7 @@ def examine(settings):
         pooled, result = open_pooled(settings)
         yield result
         yield _made("pooled mode", check_pooled_mode, settings, pooled)
+        yield _made("NOTIFY queue", check_queue, pooled)
         direct, results = open_direct(settings, pooled)
         for result in results:
             yield result
@@ -136,13 +140,13 @@ def check_settings(settings, environ=None):
                 value = "set, not shown"
             elif isinstance(value, list):
                 value = ",".join(map(str, value))
-            text = "imdispatcher_%s is %s, from %s" % (name, value, settings.sources[name])
+            text = f"imdispatcher_{name} is {value}, from {settings.sources[name]}"
             results.append(ok("settings", text))
     for problem in settings.problems:
         results.append(warning("settings", problem, "Correct it, or take it out."))
     for place, name in _unknown(os.environ if environ is None else environ):
         results.append(
-            warning("settings", "%s in %s is no setting" % (name, place), "Is it misspelt?")
+            warning("settings", f"{name} in {place} is no setting", "Is it misspelt?")
         )
     if not settings.configured:
         text = (
@@ -171,11 +175,11 @@ def check_loaded():
         modules = modules.split(",")
     modules = [module.strip() for module in modules if module.strip()]
     if ADDON in modules:
-        return ok("server-wide", "server_wide_modules loads %s" % ADDON)
+        return ok("server-wide", f"server_wide_modules loads {ADDON}")
     return failed(
         "server-wide",
-        "server_wide_modules is %s: Odoo does not load the addon" % ",".join(modules),
-        "Set server_wide_modules = %s" % ",".join(modules + [ADDON]),
+        f"server_wide_modules is {','.join(modules)}: Odoo does not load the addon",
+        f"Set server_wide_modules = {','.join([*modules, ADDON])}",
     )
 
 
@@ -215,11 +219,8 @@ class Door:
 
     def answers(self):
         """What there is to say of it, for people."""
-        return "%s answers in %.0f ms, PostgreSQL %s" % (
-            self.place,
-            self.seconds * 1000,
-            self.version.split()[0],
-        )
+        version = self.version.split()[0]
+        return f"{self.place} answers in {self.seconds * 1000:.0f} ms, PostgreSQL {version}"
 
     def system(self):
         """:return: str, what a server has in common with its copies only, None if not told"""
@@ -240,7 +241,7 @@ def open_pooled(settings):
     try:
         pooled = Door(settings, info, settings.connect_timeout_seconds)
     except ConnectionLost as exc:
-        return None, failed("pooled address", "%s: %s" % (endpoints.shown(info), exc), ODOOS_OWN)
+        return None, failed("pooled address", f"{endpoints.shown(info)}: {exc}", ODOOS_OWN)
     return pooled, ok("pooled address", pooled.answers())
 
 
@@ -277,11 +278,11 @@ def open_direct(settings, pooled):
     for info, problem in problems:
         place = endpoints.shown(info)
         if place in standing_by:
-            results.append(ok("direct address", "%s is a standby, which is passed over" % place))
+            results.append(ok("direct address", f"{place} is a standby, which is passed over"))
         else:
-            text = "%s: %s. Another host is used" % (place, problem)
+            text = f"{place}: {problem}. Another host is used"
             results.append(warning("direct address", text, problem.cause.remedy))
-    results.append(ok("direct credentials", "%s may log in" % direct.user))
+    results.append(ok("direct credentials", f"{direct.user} may log in"))
     results.append(_made("direct TLS", check_tls, direct, settings.connect_timeout_seconds))
     return direct, results
 
@@ -290,11 +291,11 @@ def _no_direct(problems):
     """:return: list of Result: what fails, and that nothing else can be checked"""
     found = {}
     for info, problem in problems:
-        text = str(problem) if info is None else "%s: %s" % (endpoints.shown(info), problem)
+        text = str(problem) if info is None else f"{endpoints.shown(info)}: {problem}"
         name = FAILS.get(problem.cause.name, "direct address")
         found.setdefault(name, []).append(failed(name, text, problem.cause.remedy))
         if name != "direct address" and info is not None:
-            text = "%s answers" % endpoints.shown(info)
+            text = f"{endpoints.shown(info)} answers"
             found.setdefault("direct address", []).append(ok("direct address", text))
     results = []
     for name in DIRECT:
@@ -310,8 +311,8 @@ class Ear:
 
     def __init__(self, door):
         self._link = door.link
-        self.channel = "bus_alt_doctor_%s" % "".join(random.sample("abcdefghijklmnop", 12))
-        self._pid = self._link.query('LISTEN "%s"; SELECT pg_backend_pid()' % self.channel)[0][0]
+        self.channel = "bus_alt_doctor_" + "".join(random.sample("abcdefghijklmnop", 12))
+        self._pid = self._link.query(f"LISTEN {self.channel}; SELECT pg_backend_pid()")[0][0]
 
     def hears(self, notifier, timeout):
         """:return: seconds from a NOTIFY on a Link until it is heard here, or None"""
@@ -327,7 +328,7 @@ class Ear:
     def close(self):
         """A pooler gives the backend to others: leave nothing behind in it."""
         for _attempt in range(20):
-            sql = 'UNLISTEN "%s"; SELECT pg_backend_pid()' % self.channel
+            sql = f"UNLISTEN {self.channel}; SELECT pg_backend_pid()"
             if self._link.query(sql)[0][0] == self._pid:
                 return
 
@@ -345,18 +346,52 @@ def check_pooled_mode(settings, pooled):
     name = "pooled mode"
     if pooled is None:
         return skipped(name, "there is no pooled connection")
-    told = pooled.address()
-    behind = "; PostgreSQL says that it is at %s port %s" % told
+    host, port = pooled.address()
+    behind = f"; PostgreSQL says that it is at {host} port {port}"
     try:
         with _pooled(settings) as other:
             lasts = _heard(pooled, other, LISTEN_SECONDS) is not None
     except ConnectionLost as exc:
-        return ok(name, "a pooler that refuses a LISTEN (%s)%s" % (exc, behind))
+        return ok(name, f"a pooler that refuses a LISTEN ({exc}){behind}")
     if not lasts:
-        return ok(name, "a pooler in transaction mode: a LISTEN through it is lost%s" % behind)
+        return ok(name, f"a pooler in transaction mode: a LISTEN through it is lost{behind}")
     if pooled.pooler:
-        return ok(name, "a pooler in session mode: a LISTEN through it lasts%s" % behind)
+        return ok(name, f"a pooler in session mode: a LISTEN through it lasts{behind}")
     return ok(name, "no pooler, but PostgreSQL itself")
+
+
+# A listener that takes nothing holds up the queue: one that does not read from its connection, or
+# one in a transaction, in which PostgreSQL delivers nothing.
+HOLDERS = """
+SELECT pid, usename, application_name, coalesce(wait_event, '') = 'ClientWrite',
+    round(extract(epoch FROM clock_timestamp() - state_change))::int
+FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND (wait_event = 'ClientWrite' OR state LIKE 'idle in transaction%')
+ORDER BY age(backend_xmin) DESC NULLS LAST, state_change LIMIT 5
+"""
+
+
+def check_queue(pooled):
+    """Whether NOTIFYs have room, and who holds up the queue."""
+    name = "NOTIFY queue"
+    if pooled is None:
+        return skipped(name, "there is no pooled connection")
+    usage = pooled.link.query("SELECT pg_notification_queue_usage()")[0][0]
+    text = f"{usage * 100:.0f} % full"
+    if usage < QUEUE_USAGE:
+        return ok(name, text)
+    holders = pooled.link.query(HOLDERS)
+    if not holders:
+        remedy = (
+            "See as a superuser which sessions wait for ClientWrite or are idle in transaction:"
+            " this role may not see them."
+        )
+        return failed(name, f"{text}; when it is full no transaction with a NOTIFY can commit", remedy)
+    for pid, role, application, writing, seconds in holders:
+        state = "does not read what it is sent" if writing else "is idle in transaction"
+        text += f"; pid {pid} ({application or 'no name'}, as {role}) {state} for {seconds} s"
+    ends = " ".join(f"SELECT pg_terminate_backend({holder[0]});" for holder in holders)
+    return failed(name, text, f"End the first of them that LISTENs, or all: {ends}")
 
 
 def check_pooler(direct, arrived):
@@ -366,7 +401,7 @@ def check_pooler(direct, arrived):
     """
     name = "direct pooler"
     if not direct.pooler:
-        return ok(name, "no pooler: backend pid %d" % direct.pid)
+        return ok(name, f"no pooler: backend pid {direct.pid}")
     if arrived:
         return ok(name, "a pooler in session mode, where a LISTEN lasts")
     if arrived is False:
@@ -382,9 +417,7 @@ def check_server(pooled, direct):
     if pooled is None:
         return skipped(name, "a primary; which one NOTIFYs reach is not known")
     if (direct.started, direct.database) == (pooled.started, pooled.database):
-        return ok(
-            name, 'the primary and the database "%s" that NOTIFYs reach' % direct.database
-        )
+        return ok(name, f'the primary and the database "{direct.database}" that NOTIFYs reach')
     found = errors.undelivered(
         direct.place,
         (direct.started, direct.database),
@@ -410,7 +443,7 @@ def check_notify(settings, pooled, direct):
     except ConnectionLost as exc:
         return False, failed(name, str(exc), exc.cause.remedy)
     if seconds is not None:
-        text = "arrives through %s after %.1f ms" % (direct.place, seconds * 1000)
+        text = f"arrives through {direct.place} after {seconds * 1000:.1f} ms"
         return seconds, ok(name, text)
     found = errors.undelivered(
         direct.place,
@@ -436,26 +469,23 @@ def check_tls(door, timeout):
     try:
         offered, certificate = _certificate(door.link.info, timeout)
     except (OSError, ConnectionLost, ValueError) as exc:
-        text = "the certificate cannot be read: %s (sslmode is %s)" % (errors.one_line(exc), mode)
+        text = f"the certificate cannot be read: {errors.one_line(exc)} (sslmode is {mode})"
         return skipped(name, text)
     if not offered:
-        return ok(name, "not encrypted, the server offers none (sslmode is %s)" % mode)
+        return ok(name, f"not encrypted, the server offers none (sslmode is {mode})")
     if not door.pooler:
         row = door.link.query(
             "SELECT ssl, version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
         )
         if row and not row[0][0]:
-            return ok(name, "not encrypted, though the server offers it (sslmode is %s)" % mode)
-        mode = "%s, %s" % (row[0][1], mode) if row else mode
-    text = "%s, certificate %s (sslmode %s)" % (
-        "encrypted",
-        "checked" if mode.endswith(("verify-ca", "verify-full")) else "not checked",
-        mode,
-    )
+            return ok(name, f"not encrypted, though the server offers it (sslmode is {mode})")
+        mode = f"{row[0][1]}, {mode}" if row else mode
+    checked = "checked" if mode.endswith(("verify-ca", "verify-full")) else "not checked"
+    text = f"encrypted, certificate {checked} (sslmode {mode})"
     if certificate is None:
         return ok(name, text)
     subject, expires = certificate
-    text += "; it is for %s and expires on %s" % (subject or "nobody", expires.date())
+    text += f"; it is for {subject or 'nobody'} and expires on {expires.date()}"
     if expires - datetime.datetime.now(datetime.timezone.utc) < datetime.timedelta(days=EXPIRY_DAYS):
         return warning(name, text, "Renew the server's certificate.")
     return ok(name, text)
@@ -508,9 +538,10 @@ def _decode(encoded):
 # -- how many ---------------------------------------------------------------------------------
 
 
-def instance():
+def instance(settings, pooler):
     """How many connections this configuration can open at most.
 
+    :param pooler: whether Odoo's own address is one
     :return: (through Odoo's own address, listeners)
     """
     cron = _number("max_cron_threads", 2)
@@ -518,11 +549,23 @@ def instance():
     workers = _number("workers", 0)
     listeners = 1 + cron
     if workers:  # every cron thread is a process then, and websockets have one
+        processes = workers + listeners
         own = (workers + cron) * pool + (_number("db_maxconn_gevent", 0) or pool)
     else:
-        own = pool
-    # Each listener asks on a connection of its own where Odoo's address leads.
-    return own + listeners, listeners
+        processes, own = 1, pool
+    # Each listener asks on a connection of its own where Odoo's address leads. Through a pooler
+    # that of the bus keeps one more for each database that it looks at.
+    own += listeners + (_kept_databases() if pooler else 0)
+    own += 1 if settings.metrics_port else 0  # who serves the metrics asks, too
+    return own + (processes if settings.keep_notify else 0), listeners
+
+
+def _kept_databases():
+    names = config.get("db_name") or ()
+    if isinstance(names, str):  # a list from series 19 on
+        names = names.split(",")
+    most = PooledPath.KEPT - 1  # beside the system database's
+    return min(len(names), most) if names else most
 
 
 def _number(name, default):
@@ -538,7 +581,7 @@ def _console(settings):
         with _pooled(settings, "pgbouncer") as console:
             return {row[0]: row[1] for row in console.query("SHOW CONFIG")}
     except ConnectionLost:
-        return "the pooler's console may not be asked as %s" % endpoints.pooled().get("user")
+        return f"the pooler's console may not be asked as {endpoints.pooled().get('user')}"
 
 
 def check_connections(settings, pooled, direct):
@@ -551,36 +594,31 @@ def check_connections(settings, pooled, direct):
         " (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user),"
         " (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user)"
     )[0]
-    own, listeners = instance()
-    text = "the server allows %d and holds %d; this instance opens at most %d directly" % (
-        allowed,
-        held,
-        listeners,
+    own, listeners = instance(settings, pooled is not None and pooled.pooler)
+    text = (
+        f"the server allows {allowed} and holds {held}; this instance opens at most {listeners}"
+        f" directly and {own} through {endpoints.shown(endpoints.pooled())}"
     )
-    text += " and %d through %s" % (own, endpoints.shown(endpoints.pooled()))
     problems = []
     if listeners > allowed - reserved - held + of_role:
         problems.append("the listeners may not find room")
     if role_limit is not None and 0 <= role_limit < listeners:
-        problems.append("the role %s is allowed %d" % (direct.user, role_limit))
+        problems.append(f"the role {direct.user} is allowed {role_limit}")
     pools = _console(settings) if pooled is not None and pooled.pooler else None
     if pools is None:
         if pooled is not None and own > allowed - reserved:
             problems.append("without a pooler that is more than the server allows")
     elif isinstance(pools, str):
-        text += " (%s)" % pools
+        text += f" ({pools})"
     else:
         clients = _of(pools, "max_client_conn")
-        text += ", which lets %s in and opens %s + %s for each database" % (
-            clients,
-            _of(pools, "default_pool_size"),
-            _of(pools, "reserve_pool_size"),
-        )
+        size, reserve = _of(pools, "default_pool_size"), _of(pools, "reserve_pool_size")
+        text += f", which lets {clients} in and opens {size} + {reserve} for each database"
         if clients and own > clients:
             problems.append("the pooler lets fewer in")
     if problems:
         remedy = errors.cause_of("too many connections").remedy
-        return warning(name, "%s: %s" % (text, ", ".join(problems)), remedy)
+        return warning(name, f"{text}: {', '.join(problems)}", remedy)
     return ok(name, text)
 
 

@@ -46,6 +46,11 @@ CAUSES = (
                 " November 2025 or a later one. Until then a restart of PostgreSQL helps."),
     ),
     (
+        ("in the notify queue",),
+        _person("notify queue", "The NOTIFY queue is full, since a session that LISTENs takes nothing from"
+                " it: odoo bus_doctor names it."),
+    ),
+    (
         ("authentication failed", "no password supplied"),
         _person("credentials", "Set imdispatcher_db_user and imdispatcher_db_password to an account"
                 " that may log in there directly."),

@@ -1,6 +1,8 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
 """The route ``GET /bus_alt_connection/health``: 200 while the bus of this process is listening, or 503.
 
+With ``?scope=host`` also 503 while a cron listener of this server is missing: PostgreSQL is asked.
+
 It is answered where Odoo's WSGI application is entered and is no controller. Odoo opens a cursor
 before it calls a controller, whatever the controller's ``auth``, as soon as one database is
 configured or the session knows one: with PostgreSQL away a controller would answer after that
@@ -9,14 +11,17 @@ connection's timeout, with an error, and just then the answer matters.
 
 import functools
 import json
+import urllib.parse
 from typing import Any, Callable, Dict, List, Optional
 
 import odoo.http
 
+from . import cluster, cron
 from .listener import listeners
 from .state import LISTENING, UNVERIFIED
 
 PATH = "/bus_alt_connection/health"
+UNANSWERED = "None if Odoo has just started; else: does its own db_host answer?"
 STATUS_LINES = {"pass": "200 OK", "fail": "503 Service Unavailable"}
 
 
@@ -53,15 +58,32 @@ def health() -> Dict[str, str]:
             cause = state.problem.cause if state.problem else None
             if cause and state.endpoint and cause.name not in UNVERIFIED:
                 cause = None
-            return {
-                "status": "fail",
-                "state": state.phase,
-                "cause": cause.name if cause else "unverified",
-                "remedy": cause.remedy
-                if cause
-                else "None if Odoo has just started; else: does its own db_host answer?",
-            }
+            if cause:
+                return _failing(state.phase, cause.name, cause.remedy)
+            return _failing(state.phase, "unverified", UNANSWERED)
     return {"status": "pass", "state": LISTENING if states else "no listener here"}
+
+
+def host_health() -> Dict[str, str]:
+    """The same, and whether PostgreSQL has the cron listeners of this server."""
+    found = health()
+    if found["status"] == "fail":
+        return found
+    seen = cluster.watch().look()
+    if seen is None:
+        return _failing(found["state"], "unverified", UNANSWERED)
+    present, expected = seen.present["cron", "host"], cron.expected()
+    if present < expected:
+        remedy = (
+            f"PostgreSQL has {present} of {expected} cron listeners. None if Odoo has just started;"
+            " else: what does the log say of the cron listener?"
+        )
+        return _failing(found["state"], "cron listener", remedy)
+    return found
+
+
+def _failing(state: str, cause: str, remedy: str) -> Dict[str, str]:
+    return {"status": "fail", "state": state, "cause": cause, "remedy": remedy}
 
 
 def answer(environ: Dict[str, Any], start_response: Callable) -> List[bytes]:
@@ -71,7 +93,8 @@ def answer(environ: Dict[str, Any], start_response: Callable) -> List[bytes]:
         headers = [("Allow", "GET, HEAD"), ("Content-Length", "0")]
         start_response("405 Method Not Allowed", headers)
         return [b""]
-    found = health()
+    scope = urllib.parse.parse_qs(environ.get("QUERY_STRING", "")).get("scope")
+    found = host_health() if scope == ["host"] else health()
     body = json.dumps(found).encode()
     headers = [
         ("Content-Type", "application/json"),

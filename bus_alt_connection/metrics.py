@@ -1,5 +1,5 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""Prometheus metrics of the listeners, if ``imdispatcher_metrics_port`` is set.
+"""Prometheus metrics of listeners, notifier and cluster, if ``imdispatcher_metrics_port`` is set.
 
 One process of a server can have the port: the one that serves websockets, which is the evented
 process, or the threaded server. What goes wrong here is one log line and nothing else.
@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Optional
 import odoo
 from odoo.tools import config
 
+from . import cluster, cron, notifier
 from .listener import Listener, listeners
 from .settings import Settings
 from .state import LISTENING
@@ -47,7 +48,7 @@ def serve() -> None:
     try:
         # A registry of its own: what others in this process register is not ours to publish.
         registry = CollectorRegistry()
-        registry.register(Collector())
+        registry.register(Collector(settings))
         start_http_server(settings.metrics_port, settings.metrics_host, registry)
     except Exception as exc:
         _logger.error(
@@ -122,22 +123,78 @@ METRICS = (
     ),
 )
 
+# The same of the notifier: what it is called in its snapshot.
+NOTIFIER_METRICS = (
+    ("notifications_sent_total", "NOTIFYs of this process that left.", "sent"),
+    ("notifications_waiting", "NOTIFYs of this process that could not leave yet.", "waiting"),
+    ("notifications_dropped_total", "NOTIFYs of this process that will not leave.", "dropped"),
+    (
+        "notifier_reconnects_total",
+        "Connections that were made after the first, also of one that was idle before.",
+        "reconnects",
+    ),
+)
+
+
+def _family(name: str, text: str, **kwargs: Any) -> Any:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    return family("bus_alt_connection_" + name, text, **kwargs)
+
 
 class Collector:
-    """Reads the listeners whenever Prometheus asks."""
+    """Reads them whenever Prometheus asks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
 
     def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        yield from self._listeners()
+        if self._settings.keep_notify:
+            counts = notifier.of_process().snapshot()
+            for name, text, key in NOTIFIER_METRICS:
+                yield _family(name, text, value=counts[key])
+        yield from self._cluster()
 
+    @staticmethod
+    def _listeners() -> Iterator[Any]:
         by_name: Dict[str, List[Listener]] = {}
         for listener in listeners():
             by_name.setdefault(listener.subscribers.name, []).append(listener)
         for name, text, read, together in METRICS:
-            family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-            metric = family("bus_alt_connection_" + name, text, labels=["listener"])
+            metric = _family(name, text, labels=["listener"])
             for listener_name in sorted(by_name):
                 values = [read(listener) for listener in by_name[listener_name]]
                 values = [value for value in values if value is not None]
                 if values:
                     metric.add_metric([listener_name], together(values))
+            yield metric
+
+    @staticmethod
+    def _cluster() -> Iterator[Any]:
+        metric = _family(
+            "listeners_expected", "Listeners that this server should have.", labels=["listener"]
+        )
+        bus = [listener for listener in listeners() if listener.subscribers.name == "bus"]
+        metric.add_metric(["bus"], len(bus))  # none before the first browser
+        metric.add_metric(["cron"], cron.expected())
+        yield metric
+        seen = cluster.watch().look()
+        if seen is None:
+            return
+        yield _family(
+            "notify_queue_usage_ratio", "How full the NOTIFY queue is.", value=seen.queue_usage
+        )
+        for name, text, values in (
+            ("listeners_present", "Listeners that PostgreSQL has.", seen.present),
+            (
+                "listeners_silent_seconds",
+                "How long the one that is silent the longest has sent no heartbeat.",
+                seen.silent,
+            ),
+        ):
+            metric = _family(name, text, labels=["listener", "scope"])
+            for labels, value in values.items():
+                metric.add_metric(labels, value)
             yield metric

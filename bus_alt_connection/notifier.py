@@ -86,7 +86,7 @@ def _text(query: Any) -> Optional[str]:
         return query.string
     if isinstance(query, sql.Identifier):
         names = getattr(query, "strings", None) or (query.string,)  # before psycopg2 2.8
-        return ".".join('"%s"' % name.replace('"', '""') for name in names)
+        return ".".join('"' + name.replace('"', '""') + '"' for name in names)
     return None
 
 

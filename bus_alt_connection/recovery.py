@@ -32,9 +32,9 @@ class PooledPath:
 
     KEPT = 16  # connections at most
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, timeout: float) -> None:
         self.keeps = True  # not where a pooler gives each client a server connection of its own
-        self._timeout = settings.connect_timeout_seconds
+        self._timeout = timeout  # seconds, of a connect and of an answer
         self._kept: Dict[str, Connection] = {}
 
     async def query(
@@ -103,7 +103,7 @@ class Recovery:
 
     def __init__(self, subscribers: Any, settings: Settings, loop: LoopConnection) -> None:
         self._subscribers, self._settings, self._loop = subscribers, settings, loop
-        self._path = PooledPath(settings)
+        self._path = PooledPath(settings.connect_timeout_seconds)
         self._windows: Dict[str, Window] = {}
         # database -> rows that the latest look found: (id, channel's key, time.monotonic())
         self._pending: Dict[str, List[Tuple[int, Hashable, float]]] = {}

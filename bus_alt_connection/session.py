@@ -8,6 +8,7 @@ nobody, which a NOTIFY would: every listener of the database, up to PostgreSQL 1
 
 import os
 import random
+import socket
 import time
 from typing import Any, Callable, Dict, List, Optional
 
@@ -30,6 +31,14 @@ SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES
     ('tcp_user_timeout', '{timeout}')) AS wanted (name, value) USING (name)
 """
 HEARTBEAT = "SELECT pg_listening_channels()"
+# In the application name, of which PostgreSQL keeps 63 characters: the end tells containers apart.
+HOST = socket.gethostname()[-24:]
+
+
+def application_name(listener: str) -> str:
+    """What PostgreSQL shows of a listener: its name, and the host and the process that have it."""
+    process = "evented" if odoo.evented else "odoo"
+    return f"bus_alt_connection {listener} {process} {HOST} {os.getpid()}"
 
 
 class Session:
@@ -68,10 +77,9 @@ class Session:
         """
         timeout = settings.connect_timeout_seconds
         every = settings.heartbeat_seconds
-        process = "evented" if odoo.evented else "odoo"
         info = dict(
             info,
-            application_name=f"bus_alt_connection {name} {process} {os.getpid()}",
+            application_name=application_name(name),
             keepalives=1,
             keepalives_idle=max(1, int(every)),
             keepalives_interval=max(1, int(every / 3)),

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from .process import DEADLINE, children, wait_until
 
-# the addon names its connections so that a DBA knows them
-OURS = "bus_alt_connection"
+# The addon names its connections so that a DBA knows them. What NOTIFYs has a name of its own, which a pooler's server
+# connection has as well while it carries one.
+NAMED = "^bus_alt_connection ({}) .*[0-9]+$"
 
 
-def direct(postgres, server, name=""):
+def direct(postgres, server, name="bus|cron"):
     """The backends of a server's listeners: rows of (pid, application_name, state, query)."""
     pids = {str(pid) for pid in (server.pid, *children(server.pid))}
     return [row for row in postgres.query(
-        "SELECT pid, application_name, state, query FROM pg_stat_activity WHERE application_name LIKE %s ORDER BY pid",
-        [f"{OURS} {name}%"]) if row[1].rsplit(" ", 1)[1] in pids]
+        "SELECT pid, application_name, state, query FROM pg_stat_activity WHERE application_name ~ %s ORDER BY pid",
+        [NAMED.format(name)]) if row[1].rsplit(" ", 1)[1] in pids]
 
 
 def wait_listening(postgres, server, name, count=1, timeout=DEADLINE):

@@ -3,6 +3,7 @@
 Takes 3 min.
 """
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -26,8 +27,28 @@ def test_the_listener_is_named_and_idle(serving, bus, postgres):
     wait_listening(postgres, serving, "bus")
     rows = direct(postgres, serving)
     kind = "evented" if serving.workers else "odoo"
-    assert [name.rsplit(" ", 1)[0] for _, name, _, _ in rows if " bus " in name] == [f"bus_alt_connection bus {kind}"]
+    (name, pid), = [name.rsplit(" ", 1) for _, name, _, _ in rows if " bus " in name]
+    assert name == f"bus_alt_connection bus {kind} {socket.gethostname()[-24:]}"
+    assert int(pid) == serving.evented_pid
     assert {state for _, _, state, _ in rows} == {"idle"}
+
+
+def test_postgresql_asks_whether_the_listener_is_there(serving, bus, postgres):
+    """Within seconds, where the kernel's default is two hours: a host that is gone keeps no backend."""
+    bus(serving)
+    pid, = wait_listening(postgres, serving, "bus")
+    (client_port,), = postgres.query("SELECT client_port FROM pg_stat_activity WHERE pid = %s", [pid])
+    ends = f":{postgres.port:04X}", f":{client_port:04X}"
+
+    def keepalive_in():
+        """Seconds until the kernel asks the client, as PostgreSQL's end of the connection has it."""
+        for line in Path("/proc/net/tcp").read_text().splitlines():
+            _, local, remote, _, _, timer, *_ = line.split()
+            if (local[8:], remote[8:]) == ends and timer.startswith("02:"):
+                return int(timer[3:], 16) / os.sysconf("SC_CLK_TCK")
+        return None
+    # the heartbeat's
+    wait_until(lambda: (keepalive_in() or 3600) <= 5, DEADLINE, lambda: f"it is asked in {keepalive_in()} s")
 
 
 def test_only_the_listeners_go_directly(serving, bus, postgres, facts):
@@ -40,9 +61,13 @@ def test_only_the_listeners_go_directly(serving, bus, postgres, facts):
     pids = [serving.pid, *children(serving.pid)]
     rows = backends_of(postgres, pids)
     assert len(rows) == 1 + crons, rows
-    # an HTTP worker has nothing but connections to the pooler
-    workers = [pid for pid in pids if b"odoo: WorkerHTTP" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert not backends_of(postgres, workers)
+    if serving.workers:
+        # an HTTP worker has nothing but connections to the pooler, nor has a cron worker that does not listen
+        listening = {int(name.rsplit(" ", 1)[1]) for _, name, _, _ in direct(postgres, serving)}
+        others = set(children(serving.pid)) - listening
+        assert len(others) == serving.workers + 1 - crons
+        assert client_ports(others)
+        assert not backends_of(postgres, others)
 
 
 def test_nothing_listens_in_the_pool(serving, bus, postgres, pgbouncer):

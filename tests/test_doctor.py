@@ -26,8 +26,8 @@ from stack.process import DEADLINE, free_port, wait_until
 # a wait of the addon itself, shortened
 FAST = {"IMDISPATCHER_CONNECT_TIMEOUT_SECONDS": "2"}
 STATES = ["ok", "skipped", "warning", "failed"]
-CHECKS = ["settings", "server-wide", "pooled address", "pooled mode", "direct address", "direct credentials",
-          "direct TLS", "direct server", "direct pooler", "NOTIFY", "connections"]
+CHECKS = ["settings", "server-wide", "pooled address", "pooled mode", "NOTIFY queue", "direct address",
+          "direct credentials", "direct TLS", "direct server", "direct pooler", "NOTIFY", "connections"]
 
 
 NAMES = itertools.count(1)
@@ -190,6 +190,19 @@ def test_more_connections_than_the_pooler_lets_in(doctor, pgbouncer):
         assert (status, checks["connections"]["state"]) == (0, "ok")
 
 
+@pytest.mark.parametrize("own, options, pooled", [
+    # two workers, a cron worker and the evented process have 64 each; then the bus listener's, cron's, one a process
+    (256 + 16 + 1 + 4, {}, True),
+    (256 + 3 + 1 + 4, {"db_name": "one,two"}, True),
+    (256 + 3 + 1, {"db_name": "one,two", "imdispatcher_keep_notify": False}, True),
+    (64 + 2 + 1 + 1 + 1, {"db_name": "one", "workers": 0, "imdispatcher_metrics_port": 9187}, True),
+    (256 + 1 + 1 + 4, {}, False),
+])
+def test_what_an_instance_opens(doctor, own, options, pooled):
+    text = doctor(options, pooled=pooled).checks()[1]["connections"]["text"]
+    assert f"opens at most 2 directly and {own} through" in text
+
+
 def test_one_of_two_hosts_is_away(doctor, postgres):
     hosts = {"imdispatcher_db_host": "127.0.0.1,127.0.0.1", "imdispatcher_db_port": f"{free_port()},{postgres.port}"}
     status, checks = doctor(hosts).checks()
@@ -217,6 +230,45 @@ def test_the_pooled_path_is_dark(doctor):
     assert checks["pooled address"]["state"] == "failed"
     assert "check db_host, db_port" in checks["pooled address"]["remedy"]
     assert checks["NOTIFY"]["state"] == "skipped"
+
+
+@pytest.fixture
+def full_queue(postgres, pgbouncer):
+    """PostgreSQL says to Odoo's role that the NOTIFY queue is nearly full: filling it would take 8 GB."""
+    postgres.query("CREATE SCHEMA full_queue")
+    postgres.query("CREATE FUNCTION full_queue.pg_notification_queue_usage() RETURNS float8 LANGUAGE sql"
+                   " AS 'SELECT 0.875::float8'")
+    postgres.query("GRANT USAGE ON SCHEMA full_queue TO odoo")
+    postgres.query("ALTER ROLE odoo SET search_path = full_queue, pg_catalog, public")
+    pgbouncer.command("RECONNECT")
+    yield
+    postgres.query("ALTER ROLE odoo RESET search_path")
+    postgres.query("DROP SCHEMA full_queue CASCADE")
+    pgbouncer.command("RECONNECT")
+
+
+def test_who_holds_up_the_queue(doctor, postgres, full_queue):
+    holder = postgres.connect(user="odoo", application_name="a forgotten session")
+    holder.autocommit = False
+    try:
+        cr = holder.cursor()
+        cr.execute("LISTEN something")
+        holder.commit()
+        cr.execute("SELECT 1")
+        pid = holder.get_backend_pid()
+        status, checks = doctor().checks()
+        check = checks["NOTIFY queue"]
+        assert (status, check["state"]) == (2, "failed")
+        assert f"88 % full; pid {pid} (a forgotten session, as odoo) is idle in transaction for " in check["text"]
+        ends, = re.findall(r"SELECT pg_terminate_backend\(\d+\);", check["remedy"])
+        postgres.query(ends)
+        wait_until(lambda: not postgres.query("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]), DEADLINE,
+                   "the statement does not end it")
+    finally:
+        holder.close()
+    check = doctor().checks()[1]["NOTIFY queue"]
+    assert check["text"].startswith("88 % full; when it is full")
+    assert "superuser" in check["remedy"]
 
 
 # -- TLS ---------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from stack.process import DEADLINE, free_port, wait_until
 
 
 def scrape(port):
-    """{(name without prefix, listener): value}; nothing while nobody serves it"""
+    """{(name without prefix, listener or None[, scope]): value}; nothing while nobody serves it"""
     try:
         answer = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE)
     except requests.ConnectionError:
@@ -23,7 +23,8 @@ def scrape(port):
         for sample in family.samples:
             prefix, name = sample.name[:19], sample.name[19:]
             assert prefix == "bus_alt_connection_"
-            found[name, sample.labels["listener"]] = sample.value
+            scope = [sample.labels["scope"]] if "scope" in sample.labels else []
+            found[(name, sample.labels.get("listener"), *scope)] = sample.value
     return found
 
 
@@ -39,8 +40,8 @@ def test_what_they_say(odoo, bus, postgres, workers):
                   env={"IMDISPATCHER_HEARTBEAT_SECONDS": "0.2"})
     if workers:
         server.wait_log("Metrics are served")
-    # the evented process has no listener yet, the threaded server that of cron, where cron listens
-    assert {listener for _name, listener in scrape(port)} <= (set() if workers else {"cron"})
+    # there is none before the first browser
+    assert ("connected", "bus") not in scrape(port)
 
     client, sender = bus(server)
     wait_metric(port, "connected", 1)
@@ -86,6 +87,37 @@ def test_degraded_while_postgresql_is_away(odoo, bus, postgres):
     finally:
         postgres.start()
     wait_metric(port, "connected", 1)
+
+
+def test_what_waits_to_be_sent(odoo, bus, pgbouncer):
+    port = free_port()
+    server = odoo(options={"imdispatcher_metrics_port": port}, env={"IMDISPATCHER_CONNECT_TIMEOUT_SECONDS": "1"})
+    client, sender = bus(server)
+    wait_metric(port, "connected", 1)
+    sender.send_orm("leaves")
+    assert client.next().payload == "leaves"
+    before = scrape(port)
+    assert before["notifications_sent_total", None] >= 1
+    assert before["notifications_waiting", None] == before["notifications_dropped_total", None] == 0
+    pgbouncer.command("PAUSE postgres")     # where NOTIFYs go, and nothing else of Odoo's
+    try:
+        sender.send_orm("waits")
+        assert scrape(port)["notifications_waiting", None] >= 1
+    finally:
+        pgbouncer.command("RESUME postgres")
+    wait_metric(port, "notifications_waiting", 0, None)
+    assert client.next().payload == "waits"
+    after = scrape(port)
+    assert after["notifications_sent_total", None] > before["notifications_sent_total", None]
+    assert after["notifier_reconnects_total", None] > before["notifier_reconnects_total", None]
+    assert after["notifications_dropped_total", None] == 0
+
+
+def test_nothing_is_said_of_what_is_not_kept(odoo, bus):
+    port = free_port()
+    bus(odoo(options={"imdispatcher_metrics_port": port, "imdispatcher_keep_notify": False}))
+    wait_metric(port, "connected", 1)
+    assert ("notifications_waiting", None) not in scrape(port)
 
 
 def test_on_loopback_by_itself(odoo, bus):

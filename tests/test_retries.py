@@ -9,10 +9,11 @@ import pytest
 from stack.faults import Proxy
 from stack.flow import Flow
 from stack.listeners import direct, wait_listening
-from stack.process import children, wait_until
+from stack.process import DEADLINE, children, wait_until
 from stack.state import DEGRADED, instant, lines, pass_seconds, wait_failing, wait_healthy
 
 newest = pytest.mark.newest
+ADDONS = Path(__file__).parent / "addons"
 WATCHED = 15        # seconds
 
 
@@ -131,3 +132,27 @@ def test_too_many_open_files(stack, odoo, facts, name, workers):
         instant(flow)
         flow.check()
         assert len(list(Path(f"/proc/{pid}/task").iterdir())) <= threads + 1, "threads are left behind"
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
+def test_no_thread_is_to_be_had(odoo, bus, postgres, facts, tmp_path, workers):
+    """From the start on: Odoo serves all the same, every listener goes on trying, and nothing is lost."""
+    full = tmp_path / "full"
+    full.touch()
+    server = odoo(workers=workers, load="base,web,bus_alt_connection,bus_test_no_thread", addons=[ADDONS],
+                  env={"BUS_TEST_FOLDER": str(tmp_path)})
+    client, sender = bus(server)
+    server.wait_log("The loop of the bus failed and goes on(?s:.*)can't start new thread")
+    if facts.cron_listeners and not workers:
+        server.wait_log("A cron thread failed .can't start new thread. and goes on")
+    sender.send_sql("for later")
+    pass_seconds(5)
+    assert not direct(postgres, server)
+    full.unlink()
+    wait_listening(postgres, server, "bus", timeout=15)
+    if facts.cron_listeners:
+        wait_listening(postgres, server, "cron")    # that of a worker which its server has started again
+    assert client.next(DEADLINE).payload == "for later"
+    wait_healthy(server)
+    sender.send_sql("now")
+    assert client.next().payload == "now"

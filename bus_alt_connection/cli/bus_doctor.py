@@ -25,7 +25,7 @@ class bus_doctor(Command):
 
     def run(self, args):
         parser = argparse.ArgumentParser(
-            prog="%s bus_doctor" % os.path.basename(sys.argv[0]),
+            prog=f"{os.path.basename(sys.argv[0])} bus_doctor",
             description=self.__doc__,
             epilog="All other options are those of Odoo's server: -c, --db_host, --load, ..."
             " Exit status: 0 all is well; 1 notifications arrive, but read the warnings;"
@@ -61,11 +61,11 @@ class bus_doctor(Command):
 
 
 def _line(result, coloured):
-    state = "%-7s" % result.state
+    state = f"{result.state:7}"
     if coloured:
-        state = "\x1b[%sm%s\x1b[0m" % (COLOURS[result.state], state)
+        state = f"\x1b[{COLOURS[result.state]}m{state}\x1b[0m"
     remedy = " -> " + result.remedy if result.remedy else ""
-    return "%s  %s: %s%s" % (state, result.name, result.text, remedy)
+    return f"{state}  {result.name}: {result.text}{remedy}"
 
 
 def _print(text):

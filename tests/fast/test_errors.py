@@ -15,6 +15,7 @@ TEXTS = {
     "password file": ["the password file /run/ssl/password cannot be read: [Errno 2] No such file or directory:"
                       " '/run/ssl/password'"],
     "postgresql bug": ["ERROR:  could not access status of transaction 754"],
+    "notify queue": ["ERROR:  too many notifications in the NOTIFY queue"],
     "credentials": ['FATAL:  password authentication failed for user "odoo"', "fe_sendauth: no password supplied",
                     "FATAL:  SASL authentication failed", 'FATAL:  Peer authentication failed for user "odoo"'],
     "pg_hba": ['FATAL:  no pg_hba.conf entry for host "192.0.2.20", user "odoo", database "postgres", SSL off',
@@ -57,7 +58,8 @@ TEXTS = {
                 'could not find "certificate does not exist", "pg_hba.conf" and "role "'],
 }
 # The causes that a person has to mend, and those that may pass by themselves but are an error meanwhile.
-PERSON = {"setting", "password file", "postgresql bug", "credentials", "pg_hba", "tls", "full", "role", "database"}
+PERSON = {"setting", "password file", "postgresql bug", "notify queue", "credentials", "pg_hba", "tls", "full", "role",
+          "database"}
 ERROR = PERSON | {"standby", "name"}
 
 

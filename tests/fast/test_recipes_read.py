@@ -396,7 +396,8 @@ def test_the_page_of_the_manifest_says_what_the_readme_says():
     """The summary, what of the series was run, and the picture."""
     manifest = ast.literal_eval((FOLDER / "__manifest__.py").read_text())
     front = one_line(documents.PAGES[0].read_text())
-    run = re.search(r"\*\*Odoo\*\*: (.*?) by the test suite.*?; (.*?) by an independent client, with version", front).groups()
+    run = re.search(r"\*\*Odoo\*\*: (.*?) by the test suite.*?; (.*?) by an independent client, with version",
+                    front).groups()
     html = one_line((FOLDER / "static/description/index.html").read_text())
     assert manifest["summary"] in html
     for text in (html, one_line((FOLDER / "readme/DESCRIPTION.rst").read_text())):

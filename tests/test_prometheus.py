@@ -1,0 +1,74 @@
+"""A real Prometheus reads what a real Odoo serves: each query of the dashboard has data, and a fault fires its alert.
+
+Needs the program prometheus, of Debian's package of this name, and skips without it. Takes 2 min.
+"""
+import json
+import shutil
+
+import pytest
+import requests
+import yaml
+
+from stack.machine import REPO
+from stack.process import DEADLINE, Program, free_port, wait_until
+
+FILES = REPO / "docs/monitoring"
+
+
+@pytest.fixture
+def prometheus(tmp_path):
+    """`prometheus(port)` starts one that scrapes there."""
+    binary = shutil.which("prometheus")
+    if not binary:
+        pytest.skip("no prometheus on this machine (Debian's package has it)")
+    started = []
+
+    def start(port):
+        program = Program("Prometheus", tmp_path / "prometheus.log")
+        program.url = f"http://127.0.0.1:{free_port()}"
+        config = {"global": {"scrape_interval": "10s", "evaluation_interval": "5s"},
+                  "rule_files": [str(FILES / "alerts.yml")],
+                  "scrape_configs": [{"job_name": "odoo", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}]}
+        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+        program.launch([binary, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
+                        f"--web.listen-address={program.url[7:]}"], {}, tmp_path)
+        started.append(program)
+        return program
+    yield start
+    for program in started:
+        program.end_by_force()
+
+
+def query(prometheus, text):
+    try:
+        answer = requests.get(f"{prometheus.url}/api/v1/query", {"query": text}, timeout=DEADLINE)
+    except requests.ConnectionError:
+        return []
+    return answer.json()["data"]["result"] if answer.ok else []
+
+
+def firing(prometheus):
+    return {row["metric"]["alertname"] for row in query(prometheus, 'ALERTS{alertstate="firing"}')}
+
+
+@pytest.mark.timeout(480)
+@pytest.mark.needs("cron_listeners")
+def test_the_dashboard_has_data_and_a_fault_fires_its_alert(odoo, bus, postgres, prometheus):
+    port = free_port()
+    server = odoo(workers=1, options={"imdispatcher_metrics_port": port})
+    client, sender = bus(server)
+    sender.send_sql("first")
+    assert client.next()
+    seen = prometheus(port)
+    for panel in json.loads((FILES / "grafana.json").read_text())["panels"]:
+        text = panel["targets"][0]["expr"].replace("$__rate_interval", "1m")
+        wait_until(lambda text=text: query(seen, text), DEADLINE, f"no data: {panel['title']}, {text}")
+    assert not firing(seen)
+    postgres.stop()
+    try:
+        # not longer: a prefork Odoo may end by itself when PostgreSQL is away for two minutes
+        wait_until(lambda: "OdooBusDegraded" in firing(seen), 100, lambda: f"no alert but {firing(seen)}")
+    finally:
+        postgres.start()
+    wait_until(lambda: not firing(seen), DEADLINE, lambda: f"still {firing(seen)}")
+    assert query(seen, "up == 1"), "it was ended by the fault, and not by the recovery"
