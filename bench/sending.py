@@ -65,7 +65,7 @@ class Side:
 
     def __init__(self, lab, name):
         self.lab, self.name, self.postgres = lab, name, lab.stack.postgres
-        self.odoo = lab.odoos[name]
+        self.odoo, self.workers = lab.odoos[name], http_workers(lab.odoos[name])
         self.sender = Sender(login(self.odoo, DATABASE), lab.pooler(name))
         self.sender.send_orm(0)     # the first one makes the server action
         self.times = {}             # metric: milliseconds of each message, of all turns
@@ -78,7 +78,7 @@ class Side:
         """The others are stopped, the workers are warm, and the client hears what is sent from now on."""
         with self.lab.only(self.name):
             self.sender.channel = "sending-nobody"
-            self.together(lambda: [self.sender.send_orm(0) for _ in range(WORKERS)])
+            self.together(lambda: [self.sender.send_orm(0) for _ in range(2)])
             self.sender.channel = f"sending-{time.monotonic_ns()}"
             last, = self.postgres.query("SELECT max(id) FROM bus_bus", dbname=DATABASE)[0]
             with Swarm(self.odoo, DATABASE, 1, lambda _: [self.sender.channel], last=last) as swarm:
@@ -123,7 +123,7 @@ class Side:
         """Seconds that were used up to now."""
         pooler = self.lab.pooler(self.name)
         return {**({} if pooler is self.postgres else {"the pooler": cpu(pooler.pid)}),
-                "PostgreSQL": cpu_of_all(self.postgres.pid), "the workers": sum(map(cpu, http_workers(self.odoo)))}
+                "PostgreSQL": cpu_of_all(self.postgres.pid), "the workers": sum(map(cpu, self.workers))}
 
     def heard(self, swarm, count):
         """Wait until so many have arrived: whether they have. Who hears nothing is not waited for."""

@@ -126,6 +126,8 @@ class Lab:
             self.odoos[name] = start(self.stack, name, self.workers, poolers=self.poolers, ready=False)
         for odoo in self.odoos.values():
             odoo.wait_ready()
+        # looked up once: each look reads all of /proc
+        self.pids = {name: odoo.evented_pid for name, odoo in self.odoos.items()}
         self.stopped = set()
         return self
 
@@ -145,7 +147,7 @@ class Lab:
 
     def pid(self, name):
         """The process that listens for websockets."""
-        return self.floor.pid if name == "floor" else self.odoos[name].evented_pid
+        return self.floor.pid if name == "floor" else self.pids[name]
 
     @contextlib.contextmanager
     def only(self, name):
