@@ -12,13 +12,13 @@ from pathlib import Path
 from stack import Stack, say
 from stack.command import exit_status
 
-from . import audience, connections, growth, latency, listeners, reconnect, report, startup, throughput
-from .setups import DATABASE, SETUPS, Lab, versions
+from . import audience, connections, growth, latency, listeners, reconnect, report, sending, startup, throughput
+from .setups import DATABASE, DEAF, SETUPS, Lab, versions
 
-PARTS = {"latency": latency, "throughput": throughput, "growth": growth, "audience": audience,
+PARTS = {"sending": sending, "latency": latency, "throughput": throughput, "growth": growth, "audience": audience,
          "connections": connections, "listeners": listeners, "startup": startup, "reconnect": reconnect}
-LAB = {latency, throughput}         # take turns on servers that all run; the others start their own, one at a time
-DEAF = {"pooled"}                   # hears nothing, which is what it takes part for
+# take turns on servers that all run; the others start their own, one at a time
+LAB = {sending, latency, throughput}
 
 
 def main(args=None):
@@ -53,7 +53,7 @@ def bench(stack, only, quick, folder):
         say(f"{module.TITLE} ({time.monotonic() - began:.0f} s so far)")
         results.extend(module.run(lab, quick))
     if shared:
-        with Lab(stack, SETUPS) as lab:
+        with Lab(stack, SETUPS, sending.WORKERS) as lab:
             for name, module in shared.items():
                 measure(name, module, lab)
     for name, module in parts.items():

@@ -16,20 +16,21 @@ NOTE = ("So many clients are subscribed to one channel, and every ten seconds it
 PLOTS = []
 NAMES = ["direct", "addon"]
 EVERY = 10          # seconds
+PATIENCE = 30
 SCANS = "SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'bus_bus'"
 
 
 def run(lab, quick):
-    clients, messages = (100, 2) if quick else (5000, 7)
+    clients, messages, every = (100, 2, 1) if quick else (5000, 7, EVERY)
     for name in NAMES:
         odoo = start(lab.stack, name)
         try:
-            yield from heard(lab.stack, name, odoo, clients, messages)
+            yield from heard(lab.stack, name, odoo, clients, messages, every)
         finally:
             odoo.kill()
 
 
-def heard(stack, name, odoo, clients, messages):
+def heard(stack, name, odoo, clients, messages, every=EVERY):
     without_statistics(stack.postgres)
     case, channel = f"{clients} clients", f"audience-{time.monotonic_ns()}"
     pooled = SETUPS[name].pooler is not None
@@ -49,9 +50,9 @@ def heard(stack, name, odoo, clients, messages):
             for number in range(messages):
                 sent, = sender.insert([channel])
                 sender.notify([f"[{sender.wire(channel)}]"])
-                if not swarm.wait(sent, EVERY * 3):
+                if not swarm.wait(sent, PATIENCE):
                     break
-                time.sleep(max(0.0, began + (number + 1) * EVERY - time.monotonic()))
+                time.sleep(max(0.0, began + (number + 1) * every - time.monotonic()))
             span, used = time.monotonic() - began, cpu(pid) - used
         looks = scans(stack, pooled) - looks
         arrived = swarm.arrived - before

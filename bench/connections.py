@@ -1,6 +1,8 @@
 """How many server connections PostgreSQL holds, against the number of HTTP workers."""
 import concurrent.futures
+import contextlib
 
+from stack.base import StackError
 from stack.client import Session
 from stack.process import wait_until
 
@@ -9,22 +11,28 @@ from .setups import DATABASE, SETUPS, session_pooler, start
 
 TITLE = "Server connections"
 NOTE = ("What PostgreSQL holds for one Odoo with so many HTTP workers and one cron worker: under load, when every "
-        "worker is in a transaction for a tenth of a second at a time and sends notifications, the most that was "
-        "seen; and idle, right after. A pool of PgBouncer's holds 20, here as it is shipped. A server has 100 by "
-        "default; the table says how many workers that is enough for, by the line through the last two.")
+        "worker is in a transaction for a tenth of a second at a time and sends notifications, the most that was seen; "
+        "and idle, right after. A pool of PgBouncer's holds 20, here as it is shipped. A server has 100 by default; "
+        "the table says how many workers that is enough for, by the line through the last two. Kept for NOTIFYs: "
+        "connections at Odoo's own address that this addon's processes keep, each for 60 s after its last NOTIFY; "
+        "without a pooler each is one of PostgreSQL's and counted above, with one it takes none. A minute later: "
+        "nobody has sent anything meanwhile.")
 PLOTS = ["under load"]
 NAMES = ["direct", "pooled", "session", "published", "addon", "addon direct"]
 DEFAULT = 97        # max_connections is 100, three are kept for superusers
+NAME = "bus_alt_connection notify"      # application_name of what is kept for NOTIFYs
+KEPT = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{NAME}'"
+PATIENCE = 90       # seconds until what is kept for 60 s has to be closed
 ROUNDS, WORK = 6, 0.1     # requests a worker, and seconds that each takes beside its queries
 COUNT = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename = 'odoo'"
 
 
 def run(lab, quick):
     workers = [1, 4] if quick else [1, 4, 8, 16, 32]
-    for name in ["direct", "addon"] if quick else NAMES:
+    for name in ["addon", "addon direct"] if quick else NAMES:
         most = dict.fromkeys(workers)
         for number in workers:
-            for result in held(lab.stack, name, number):
+            for result in held(lab.stack, name, number, later=not quick and number == workers[-1]):
                 if result.metric == "under load":
                     most[number] = result.value
                 yield result
@@ -47,7 +55,15 @@ def none_left(stack):
     wait_until(none, 30, "the server connections of earlier setups do not go away")
 
 
-def held(stack, name, workers):
+def kept(stack, name):
+    """How many connections at Odoo's own address processes keep for their NOTIFYs."""
+    if SETUPS[name].pooler == "transaction":
+        return sum(row["application_name"] == NAME for row in stack.pgbouncer.show("CLIENTS"))
+    return stack.postgres.query(KEPT)[0][0]
+
+
+def held(stack, name, workers, later):
+    """`later`: whether to look again when what is kept for NOTIFYs is closed."""
     # a pooler that has served nobody yet: what an earlier one left open would count
     pooler = session_pooler(stack) if SETUPS[name].pooler == "session" else stack.pgbouncer
     if SETUPS[name].pooler == "transaction":
@@ -75,6 +91,13 @@ def held(stack, name, workers):
             case = f"{workers} workers" if workers > 1 else "1 worker"
             yield Result("connections", case, name, "under load", "", max(most, idle))
             yield Result("connections", case, name, "idle", "", idle)
+            if SETUPS[name].addon == "ours":
+                yield Result("connections", case, name, "kept for NOTIFYs", "", kept(stack, name))
+                if later:
+                    with contextlib.suppress(StackError):       # then that is what the figures say
+                        wait_until(lambda: not kept(stack, name), PATIENCE, "")
+                    yield Result("connections", case, name, "kept for NOTIFYs, a minute later", "", kept(stack, name))
+                    yield Result("connections", case, name, "idle, a minute later", "", count(stack))
     finally:
         odoo.kill()
         if pooler is not stack.pgbouncer:

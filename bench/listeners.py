@@ -8,7 +8,7 @@ from stack.postgres import ODOO_USER, Postgres
 from stack.process import Program, children, wait_until
 
 from .report import Result
-from .setups import DATABASE, cpu
+from .setups import DATABASE, alive, cpu
 
 TITLE = "Idle listeners"
 NOTE = ("So many listeners on one PostgreSQL, and nothing is sent: this addon's own code in a few processes with no "
@@ -43,7 +43,7 @@ class Listeners(Program):
 
 
 def run(lab, quick):
-    counts, seconds = ([5, 20], 10) if quick else ([10, 100, 150, 300, 1000], 30)
+    counts, seconds = ([10], 3) if quick else ([10, 100, 150, 300, 1000], 30)
     stack = lab.stack
     postgres = stack.add(Postgres(stack.machine, stack.folder / f"listeners-{time.monotonic_ns()}"))
     postgres.init()
@@ -134,11 +134,3 @@ def switches(pid):
     """How often a process went to sleep, and so how often it was woken."""
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.M)[1])
-
-
-def alive(measure, pid):
-    """What a process has used; nothing, if it has ended meanwhile."""
-    try:
-        return measure(pid)
-    except (FileNotFoundError, ProcessLookupError):
-        return 0

@@ -17,9 +17,12 @@ from pathlib import Path
 from .setups import SETUPS
 
 Result = namedtuple("Result", "measure case setup metric unit value")
+# what the ratio of one setup's figure `to` another's should be: `bound` is "at most" or "at least"
+Aim = namedtuple("Aim", "metric case setup to bound value")
 
 # one colour for a setup in all plots: greys and blues for what there is, the warm ones for this addon
-COLOURS = dict(zip(SETUPS, ["#bbbbbb", "#777777", "#000000", "#88ccee", "#4477aa", "#cc3311", "#ee9955"], strict=True))
+COLOURS = dict(zip(SETUPS, ["#bbbbbb", "#777777", "#000000", "#88ccee", "#4477aa", "#cc3311", "#882255", "#ee9955"],
+                   strict=True))
 PLAIN = {"lost", "duplicated"}      # totals of all repetitions, no medians
 BEGIN, END = ".. at a glance: begin\n", ".. at a glance: end\n"
 
@@ -179,9 +182,22 @@ def totals(figures, measure, metric):
                                          or "none by anyone") + "."
 
 
+def aims(figures, measure, wanted):
+    """The ratios that a measure is to reach, and what they are."""
+    rows = []
+    for aim in wanted:
+        ratio = figures.ratio(measure, aim.metric, aim.setup, aim.case, aim.to)
+        if ratio is not None:
+            rows.append([f"{aim.metric}, {aim.case}", title(aim.setup), title(aim.to), f"{ratio:.2f}",
+                         f"{aim.bound} {aim.value:g}"])
+    return list_table(["ratio", "of", "to", "measured", "aim"], rows) if rows else []
+
+
 def glance(figures, folder):
     """The table that says who needs what: one figure of each measurement, and of the bad day that lies beside it."""
-    wanted = [("latency", "p50", 0, "latency, × direct"), ("throughput", "rate", 0, "throughput, × direct"),
+    wanted = [("sending", "commit to client", 0, "commit to client, × direct"),
+              ("sending", "the caller waits", 0, "the caller waits, × direct"),
+              ("sending", "messages a second", -1, "messages a second, × direct"),
               ("connections", "under load", -1, "server connections with {}")]
     columns = [column for column in wanted if column[1] in figures.metrics(column[0])]
     dark = {}
@@ -193,7 +209,7 @@ def glance(figures, folder):
     for measure, metric, which, label in columns:
         head.append(label.format(figures.some(measure, metric, 3)[which]))
     for setup in SETUPS:
-        if setup == "floor" or setup not in figures.some("latency", "lost", 2):
+        if setup not in figures.some("sending", "lost", 2):
             continue
         lost = any(sum(values) for (_, metric, name, _), values in figures.values.items()
                    if metric == "lost" and name == setup)
@@ -245,7 +261,7 @@ def write(folder, figures, parts, versions, only=None):
              "A cell is the median, in parentheses the least and the most of the repetitions, then the ratio to Odoo "
              "straight to PostgreSQL (×) and to the bare script (floor ×). The setups took turns. Absolute figures are "
              "this machine's; the ratios are what carries over.", ""]
-    if figures.metrics("latency"):
+    if figures.metrics("sending"):
         lines += [*heading("At a glance", "-"), *glance(figures, folder)]
         show(folder.resolve().parent / "README.rst", glance(figures, folder))
     for measure, module in parts.items():
@@ -263,6 +279,7 @@ def write(folder, figures, parts, versions, only=None):
                 plot(folder / name, figures, measure, metric, module.TITLE)
                 paths.append(folder / name)
                 lines += [f".. image:: {name}", f"   :alt: {module.TITLE}: {metric}", ""]
+        lines += aims(figures, measure, getattr(module, "AIMS", ()))
     paths.append(folder / "performance.rst")
     paths[-1].write_text("\n".join(lines).rstrip() + "\n")
     return paths

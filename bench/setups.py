@@ -23,7 +23,8 @@ DATABASE = "demo"
 # Upstream's parent ends a worker that does not answer it for so long, and ours are stopped on purpose.
 UNWATCHED = {"limit_time_real": 100000, "limit_time_real_cron": 100000, "max_cron_threads": 0}
 
-Setup = namedtuple("Setup", "title pooler addon")     # pooler: which one, or None; addon: "", "published" or "ours"
+# pooler: which one, or None; addon: "", "published" or "ours"; options: of odoo.conf
+Setup = namedtuple("Setup", "title pooler addon options", defaults=[{}])
 SETUPS = {
     "floor": Setup("a bare psycopg2 script", None, ""),
     "direct": Setup("Odoo straight to PostgreSQL", None, ""),
@@ -31,17 +32,20 @@ SETUPS = {
     "session": Setup("PgBouncer, postgres in session mode", "session", ""),
     "published": Setup("the published addon", "transaction", "published"),
     "addon": Setup("this addon", "transaction", "ours"),
+    "addon off": Setup("this addon, keep_notify = false", "transaction", "ours", {"imdispatcher_keep_notify": "false"}),
     "addon direct": Setup("this addon, straight to PostgreSQL", None, "ours"),
 }
+DEAF = {"pooled"}       # hears nothing, which is what it takes part for
+RECEIVING = [name for name in SETUPS if name != "addon off"]    # that one receives as "addon" does
 
 
-def start(stack, name, workers=1, via=None, poolers=None, options=None, hold=None):
+def start(stack, name, workers=1, via=None, poolers=None, options=None, hold=None, ready=True):
     """An Odoo in one of the ways. `via`: the (host, port) it is told in place of PostgreSQL's own. `hold`: what can
-    hold its transactions, see stack/hold.py."""
+    hold its transactions, see stack/hold.py. `ready`: wait until it answers; without, `wait_ready` does."""
     setup = SETUPS[name]
     via = via or (stack.postgres.host, stack.postgres.port)
     odoo = stack.odoo(pooled=setup.pooler is not None, direct=False, name=f"{name.replace(' ', '-')}-{time.time_ns()}")
-    options = {**UNWATCHED, **(options or {})}
+    options = {**UNWATCHED, **setup.options, **(options or {})}
     load, env, addons = "base,web", {}, []
     if setup.pooler is None:
         odoo.db_host, odoo.db_port = via
@@ -60,7 +64,7 @@ def start(stack, name, workers=1, via=None, poolers=None, options=None, hold=Non
         options["addons_path"] = ",".join([*stack.machine.odoo.addons, str(folder), *addons])
         env = {"ODOO_IMDISPATCHER_DB_HOST": via[0], "ODOO_IMDISPATCHER_DB_PORT": str(via[1])}
     return odoo.start(DATABASE, workers=workers, load=load, env={**env, **(hold.env if hold else {})}, options=options,
-                      addons=addons)
+                      addons=addons, ready=ready)
 
 
 def session_pooler(stack, via=None):
@@ -109,10 +113,10 @@ class Floor(Program):
 
 
 class Lab:
-    """The setups `names`, started on a stack."""
+    """The setups `names`, started on a stack, each with so many HTTP workers."""
 
-    def __init__(self, stack, names):
-        self.stack, self.names = stack, list(names)
+    def __init__(self, stack, names, workers=1):
+        self.stack, self.names, self.workers = stack, list(names), workers
         self.odoos, self.poolers = {}, {}
         self.floor = None
 
@@ -124,7 +128,11 @@ class Lab:
                 continue
             if SETUPS[name].pooler == "session":
                 self.poolers[name] = session_pooler(self.stack)
-            self.odoos[name] = start(self.stack, name, poolers=self.poolers)
+            self.odoos[name] = start(self.stack, name, self.workers, poolers=self.poolers, ready=False)
+        for odoo in self.odoos.values():
+            odoo.wait_ready()
+        # looked up once: each look reads all of /proc
+        self.pids = {name: odoo.evented_pid for name, odoo in self.odoos.items()}
         self.stopped = set()
         return self
 
@@ -144,7 +152,7 @@ class Lab:
 
     def pid(self, name):
         """The process that listens for websockets."""
-        return self.floor.pid if name == "floor" else self.odoos[name].evented_pid
+        return self.floor.pid if name == "floor" else self.pids[name]
 
     @contextlib.contextmanager
     def only(self, name):
@@ -179,6 +187,21 @@ def http_workers(odoo):
 def cpu(pid):
     """Seconds of processor time that a process has used, to the nanosecond."""
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+def cpu_of_all(pid):
+    """The same of a process with all that it started, those that have ended included: of them to a clock tick."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ended = sum(map(int, fields[13:15])) / os.sysconf("SC_CLK_TCK")
+    return sum(alive(cpu, each) for each in [pid, *children(pid)]) + ended
+
+
+def alive(measure, pid):
+    """What a process has used; nothing, if it has ended meanwhile."""
+    try:
+        return measure(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def memory(pid, field="Rss"):

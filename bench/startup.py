@@ -22,7 +22,7 @@ NAMES = ["direct", "published", "addon"]
 
 def run(lab, quick):
     for _ in range(1 if quick else 3):
-        for name in NAMES:
+        for name in NAMES[::2] if quick else NAMES:
             began = time.monotonic()
             odoo = start(lab.stack, name)
             try:

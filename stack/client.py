@@ -247,15 +247,18 @@ class Sender:
         self.action = None
         self.connection = None
 
-    def send_orm(self, payload):
-        """Through Odoo's own API, in a transaction of an HTTP worker that commits."""
+    def send_orm(self, payload, times=1):
+        """Through Odoo's own API, in a transaction of an HTTP worker that commits; or in so many, one after the other.
+        """
         if not self.action:
             model = self.session.call_kw("ir.model", "search", [["model", "=", "res.partner"]], limit=1)[0]
             self.action = self.session.call_kw("ir.actions.server", "create", {
                 "name": "Send a notification", "model_id": model, "state": "code",
-                "code": self.orm_code("env.context['bus_channel']", "env.context['bus_payload']")})
+                # the last one is committed by the request itself
+                "code": "for number in range(env.context['bus_times']):\n    if number:\n        env.cr.commit()\n    "
+                        + self.orm_code("env.context['bus_channel']", "env.context['bus_payload']")})
         self.session.call_kw("ir.actions.server", "run", [self.action],
-                             context={"bus_channel": self.channel, "bus_payload": payload})
+                             context={"bus_channel": self.channel, "bus_payload": payload, "bus_times": times})
 
     def orm_code(self, channel, payload):
         """The Python that sends, in an Odoo of this series, what these expressions give."""

@@ -24,16 +24,34 @@ def test_bench_quick(stack, tmp_path):
     assert (before, after) == ("before\n\n", "after\n") and "this addon" in table
     assert table.strip() in (tmp_path / "docs" / "performance.rst").read_text()
     assert {path.name for path in paths} >= {"performance.csv", "performance.rst", "performance-latency-p50.svg"}
-    assert set(figures.some("latency", "lost", 2)) == set(setups.SETUPS)
-    for name in set(setups.SETUPS) - {"pooled", "floor"}:
-        assert figures.median("latency", "p50", name, "1 client, idle") < 1000
+    assert set(figures.some("latency", "lost", 2)) == set(setups.RECEIVING)
+    assert set(figures.some("sending", "lost", 2)) == set(setups.SETUPS) - {"floor"}
+    for name in set(setups.SETUPS) - setups.DEAF - {"floor"}:
+        assert figures.median("sending", "commit to client", name, "p50") < 1000
+        assert figures.median("sending", "messages a second", name, "20 for each call") > 0
+        assert name == "addon off" or figures.median("latency", "p50", name, "1 client, idle") < 1000
     # who does not receive NOTIFYs shows that the others' hearing is no accident
     assert figures.median("latency", "lost", "pooled", "1 client, idle")
+    assert figures.median("sending", "lost", "pooled", "one at a time")
+    # a login for each message, which a neighbour makes no cheaper
+    for name in ("published", "addon off"):
+        assert figures.ratio("sending", "CPU for a message", "addon", "the pooler", to=name) < 0.8
     for measure in PARTS:
         assert figures.metrics(measure), f"no figures of {measure}"
     assert figures.median("growth", "not caught up", "addon", "100 clients") == 0
     few, many = (figures.median("connections", "idle", "addon", case) for case in ("1 worker", "4 workers"))
     assert many <= few + 4, "the workers share the pool"
+    for name in ("addon", "addon direct"):
+        assert figures.median("connections", "kept for NOTIFYs", name, "4 workers") >= 4, "each worker keeps one"
+
+
+def test_every_hop_is_scram(stack):
+    """What a login costs is measured where it costs what it does at a user's."""
+    assert stack.postgres.query("SELECT DISTINCT auth_method FROM pg_hba_file_rules") == [("scram-sha-256",)]
+    assert stack.postgres.query("SELECT rolname FROM pg_authid WHERE rolcanlogin"
+                                " AND rolpassword NOT LIKE 'SCRAM-SHA-256$%'") == []
+    for pooler in (stack.pgbouncer, setups.session_pooler(stack)):
+        assert {row["key"]: row["value"] for row in pooler.show("CONFIG")}["auth_type"] == "scram-sha-256"
 
 
 def test_one_measure_anew(tmp_path):
