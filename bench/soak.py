@@ -478,7 +478,9 @@ NOTE = f"""{CLIENTS} clients receive on {CHANNELS} hot channels, on each of whic
 later one. Every message is an HTTP call to a worker whose transaction sends it. What is lost and what came twice is
 counted against the table, times from commits are PostgreSQL's own. Back: seconds from the end of the fault until the
 last client of a hot channel had something newer. Longest: of all that was committed from the beginning of the fault to
-that of the next. A call that failed and had committed nothing, as the database was away, is no error of the bus."""
+that of the next. A call that failed and had committed nothing, as the database was away, is no error of the bus; Odoo
+logs out whose request finds no database, so that after some faults the senders have to log in first, which is in what
+it took until they were back."""
 
 
 def rst(soak):
