@@ -211,7 +211,7 @@ def test_ctrl_c_at_random_moments_of_the_first_start(mirror, folder):
 @pytest.mark.parametrize("command", [
     ["demo"], ["test", "--series", "19", "tests/test_health.py", "tests/test_cron.py"]], ids=lambda command: command[0])
 def test_ctrl_c_at_random_moments_with_servers(folder, command):
-    """The real ones, from the cache that is there; the tests with two processes."""
+    """The real ones, from the cache that is there; the tests with several processes."""
     seed = random.randrange(10 ** 6)
     chance = random.Random(seed)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "ODOO_"))}
