@@ -38,14 +38,14 @@ DEAF = {"pooled"}       # hears nothing, which is what it takes part for
 RECEIVING = [name for name in SETUPS if name != "addon off"]    # that one receives as "addon" does
 
 
-def start(stack, name, workers=1, via=None, poolers=None, options=None, ready=True):
+def start(stack, name, workers=1, via=None, poolers=None, options=None, ready=True, env=None):
     """An Odoo in one of the ways. `via`: the (host, port) it is told in place of PostgreSQL's own. `ready`: wait until
     it answers; without, `wait_ready` does."""
     setup = SETUPS[name]
     via = via or (stack.postgres.host, stack.postgres.port)
     odoo = stack.odoo(pooled=setup.pooler is not None, direct=False, name=f"{name.replace(' ', '-')}-{time.time_ns()}")
     options = {**UNWATCHED, **setup.options, **(options or {})}
-    load, env = "base,web", {}
+    load, env = "base,web", dict(env or {})
     if setup.pooler is None:
         odoo.db_host, odoo.db_port = via
     elif setup.pooler == "session":
@@ -58,7 +58,7 @@ def start(stack, name, workers=1, via=None, poolers=None, options=None, ready=Tr
     if setup.addon == "published":
         folder, _ = published(stack.machine.cache, stack.machine.odoo.series[0])
         options["addons_path"] = ",".join([*stack.machine.odoo.addons, str(folder)])
-        env = {"ODOO_IMDISPATCHER_DB_HOST": via[0], "ODOO_IMDISPATCHER_DB_PORT": str(via[1])}
+        env.update({"ODOO_IMDISPATCHER_DB_HOST": via[0], "ODOO_IMDISPATCHER_DB_PORT": str(via[1])})
     return odoo.start(DATABASE, workers=workers, load=load, env=env, options=options, ready=ready)
 
 
