@@ -39,14 +39,14 @@ DEAF = {"pooled"}       # hears nothing, which is what it takes part for
 RECEIVING = [name for name in SETUPS if name != "addon off"]    # that one receives as "addon" does
 
 
-def start(stack, name, workers=1, via=None, poolers=None, options=None, hold=None, ready=True):
+def start(stack, name, workers=1, via=None, poolers=None, options=None, hold=None, ready=True, env=None):
     """An Odoo in one of the ways. `via`: the (host, port) it is told in place of PostgreSQL's own. `hold`: what can
     hold its transactions, see stack/hold.py. `ready`: wait until it answers; without, `wait_ready` does."""
     setup = SETUPS[name]
     via = via or (stack.postgres.host, stack.postgres.port)
     odoo = stack.odoo(pooled=setup.pooler is not None, direct=False, name=f"{name.replace(' ', '-')}-{time.time_ns()}")
     options = {**UNWATCHED, **setup.options, **(options or {})}
-    load, env, addons = "base,web", {}, []
+    load, env, addons = "base,web", dict(env or {}), []
     if setup.pooler is None:
         odoo.db_host, odoo.db_port = via
     elif setup.pooler == "session":
@@ -57,14 +57,14 @@ def start(stack, name, workers=1, via=None, poolers=None, options=None, hold=Non
     if hold:
         load += f",{HOLDING}"
         addons = [str(ADDONS)]
+        env.update(hold.env)
     if setup.addon == "ours" and setup.pooler:
         odoo.direct_host, odoo.direct_port = via
     if setup.addon == "published":
         folder, _ = published(stack.machine.cache, stack.machine.odoo.series[0])
         options["addons_path"] = ",".join([*stack.machine.odoo.addons, str(folder), *addons])
-        env = {"ODOO_IMDISPATCHER_DB_HOST": via[0], "ODOO_IMDISPATCHER_DB_PORT": str(via[1])}
-    return odoo.start(DATABASE, workers=workers, load=load, env={**env, **(hold.env if hold else {})}, options=options,
-                      addons=addons, ready=ready)
+        env.update({"ODOO_IMDISPATCHER_DB_HOST": via[0], "ODOO_IMDISPATCHER_DB_PORT": str(via[1])})
+    return odoo.start(DATABASE, workers=workers, load=load, env=env, options=options, addons=addons, ready=ready)
 
 
 def session_pooler(stack, via=None):
