@@ -109,6 +109,8 @@ CAUSES = (
         _passing("silent", "If this lasts: does a firewall or a proxy in between drop what is sent?"),
     ),
 )
+# The same where several hosts are named, one of which is to be the primary.
+NO_PRIMARY = _passing("standby", "If this lasts: is none of the hosts a primary?")
 UNKNOWN = _passing("unknown", f"If this lasts, check {ADDRESS}.")
 
 # Why NOTIFYs do not arrive on a connection that is there.

@@ -177,7 +177,9 @@ class Listener(threading.Thread):
                 session.replaceable = self.settings.auto or len(hosts) > 1
                 return session
             except ConnectionLost as exc:
-                problems.append(ConnectionLost(exc.reason, host, exc.cause))
+                passing = exc.cause.name == "standby" and len(hosts) > 1  # a failover goes on
+                cause = errors.NO_PRIMARY if passing else exc.cause
+                problems.append(ConnectionLost(exc.reason, host, cause))
         # Of several endpoints the one to be mended is named, not the one that is just away.
         worst = max(problems, key=lambda problem: problem.cause.level)
         worst.cause = worst.cause._replace(slow=all(problem.cause.slow for problem in problems))

@@ -4,6 +4,7 @@
 passes), to refuse, to delay or to cut. `Island` is a network namespace with an address of its own whose way back can
 be made a black hole: packets are dropped without a word. PostgreSQL and PgBouncer are broken by their own classes.
 """
+import concurrent.futures
 import ctypes
 import os
 import select
@@ -154,7 +155,8 @@ class Island:
             self.ip("addr", "add", f"{self.ours}/30", "dev", self.cable)
             self.ip("link", "set", self.cable, "up")
             self.ip("addr", "add", f"{self.address}/30", "dev", "eth0", inside=True)
-            self.ip("link", "set", "eth0", "up", inside=True)
+            for device in ("lo", "eth0"):
+                self.ip("link", "set", device, "up", inside=True)
         except BaseException:
             self.__exit__()
             raise
@@ -166,20 +168,20 @@ class Island:
         subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", self.cable], check=False, capture_output=True)
 
-    def serve(self, target):
-        """A Proxy that listens on the island and forwards to `target` of ours."""
-        found = []
-
-        def listen():   # a socket belongs to the namespace of the thread that makes it
+    def inside(self, function):
+        """What `function()` returns on the island: what it opens or starts belongs there."""
+        def call():     # in a thread of its own, whose namespace that is
             with open(f"/run/netns/{self.name}") as namespace:
                 if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), self.CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), "setns")
-            found.append(socket.create_server((self.address, 0)))
+            return function()
 
-        thread = threading.Thread(target=listen)
-        thread.start()
-        thread.join()
-        self.proxy = Proxy(target, listener=found[0])
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            return threads.submit(call).result()
+
+    def serve(self, target):
+        """A Proxy that listens on the island and forwards to `target` of ours."""
+        self.proxy = Proxy(target, listener=self.inside(lambda: socket.create_server((self.address, 0))))
         return self.proxy
 
     def drop(self):

@@ -18,7 +18,7 @@ import traceback
 from .base import INTERRUPTS, StackError, Unavailable, interrupt_once, say
 from .browser import chromium
 from .cache import Cache, Missing
-from .programs import haproxy, programs
+from .programs import haproxy, patroni, programs
 from .python import GROUPS, packages, published
 from .source import PACKAGES, find_odoo
 
@@ -31,6 +31,7 @@ THINGS = {
     "programs": programs,
     "published-19": functools.partial(published, series=19),
     "haproxy": haproxy,
+    "patroni": patroni,
 }
 FAILED, INTERRUPTED = 2, 130
 

@@ -1,4 +1,4 @@
-"""PostgreSQL, PgBouncer and HAProxy: this machine's, or else Debian's packages, unpacked into the cache.
+"""PostgreSQL, PgBouncer, HAProxy, Patroni and etcd: this machine's, or else Debian's packages, unpacked into the cache.
 
 Contract: what is returned is paths and the environment that the programs need. Nothing is installed, no root is needed.
 BUS_ALT_PROGRAMS=download has nothing of this machine used.
@@ -85,3 +85,22 @@ def haproxy(cache):
     need_debian("HAProxy is not on this machine", Unavailable)
     root = cache.made("haproxy", make, lambda: package_lists(cache))
     return root / "usr/sbin/haproxy", {"LD_LIBRARY_PATH": library_path(root)}
+
+
+def patroni(cache):
+    """(the command that runs Patroni, etcd, the environment they need): always Debian's packages and Debian's Python.
+
+    Not that of the virtual environment: Patroni runs as PostgreSQL's user, who may not be able to read it.
+    """
+    def make(folder, work, lists):
+        wanted = ["patroni", "python3-etcd", "etcd-server"]
+        apt = Apt(lists, work)
+        if not all(map(apt.fields, wanted)):
+            raise Unavailable(f"this machine's apt sources lack one of {', '.join(wanted)}")
+        unpack("Patroni and etcd", apt.install("Patroni and etcd", wanted, "--reinstall"), folder)
+
+    need_debian("Patroni is not on this machine", Unavailable)
+    root = cache.made("patroni", make, lambda: package_lists(cache))
+    own = root / "usr/bin/python3"
+    return ([own if own.exists() else "/usr/bin/python3", "-m", "patroni"], root / "usr/bin/etcd",
+            {"LD_LIBRARY_PATH": library_path(root), "PYTHONPATH": str(root / "usr/lib/python3/dist-packages")})

@@ -11,7 +11,10 @@ from pathlib import Path
 from docutils import nodes
 from docutils.core import publish_doctree
 
+from stack import recipes
+
 REPO = Path(__file__).parent.parent
+block = recipes.block
 PAGES = [REPO / "README.rst", *sorted((REPO / "docs").glob("*.rst"))]
 ALL = [*PAGES, *(REPO / name for name in ("CONTRIBUTING.rst", "SECURITY.rst", "CHANGELOG.rst"))]
 
@@ -34,12 +37,6 @@ def blocks():
         for node in read(path)[0].findall(nodes.literal_block):
             language = next((kind for kind in node["classes"] if kind != "code"), "")
             yield path, (node["names"] or [""])[0], language, node.astext()
-
-
-def block(name):
-    found = [text for _, own, _, text in blocks() if own == name]
-    assert len(found) == 1, f"{len(found)} blocks are named {name}"
-    return found[0]
 
 
 def table(name):

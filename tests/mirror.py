@@ -38,6 +38,9 @@ PACKAGES = {
     "postgresql-15": ("", {"usr/lib/postgresql/15/bin/initdb": "", "usr/lib/postgresql/15/bin/postgres": ""}),
     "pgbouncer": ("", {"usr/sbin/pgbouncer": ""}),
     "haproxy": ("", {"usr/sbin/haproxy": ""}),
+    "patroni": ("", {}),
+    "python3-etcd": ("", {}),
+    "etcd-server": ("", {"usr/bin/etcd": ""}),
     "chromium": ("", {"usr/lib/chromium/chromium": ""}),
     "fonts-roboto-unhinted": ("", {}),
     "fonts-font-awesome": ("", {}),
@@ -73,7 +76,8 @@ except StackError as exc:
 except KeyboardInterrupt:
     sys.exit(130)
 """
-FOLDERS = {"chromium", "haproxy", "odoo", "odoo-14", "debian-pip", "programs-postgresql-pgbouncer", "published-19"}
+FOLDERS = {"chromium", "haproxy", "odoo", "odoo-14", "debian-pip", "patroni", "programs-postgresql-pgbouncer",
+           "published-19"}
 
 
 class Mirror:

@@ -10,6 +10,7 @@ from stack import Stack
 from stack.flow import Flow, when_serves
 from stack.listeners import wait_listening
 from stack.process import DEADLINE, wait_until
+from stack.state import lines
 
 
 @pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
@@ -29,12 +30,15 @@ def test_primary_moves(stack, workers):
             lag = ("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn",
                    own.postgres.query("SELECT pg_current_wal_lsn()")[0])
             wait_until(lambda: standby.query(*lag)[0][0], DEADLINE, "the standby does not catch up")
+            since = server.log_size()
             own.postgres.kill()
+            server.wait_log("bus listener cannot connect", since=since)
             standby.promote()
             own.pgbouncer.target = (standby.host, standby.port)
             own.pgbouncer.renew()
             event = max(time.monotonic(), when_serves(own.pgbouncer))
             assert flow.back_after(event) < 20.0        # it is some tenths; upstream is dark for 50 s
+            assert not lines(server, " ERROR ", since), "a standby among several hosts is in its place"
             flow.postgres = standby
             wait_listening(standby, server, "bus")
             flow.stop()

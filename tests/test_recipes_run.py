@@ -28,6 +28,7 @@ from stack.listeners import direct, wait_listening
 from stack.machine import Unavailable
 from stack.postgres import connect as log_in
 from stack.process import DEADLINE, free_port, wait_until
+from stack.recipes import changed
 
 SOON = 20.0         # seconds after a loss; it is some tenths, and upstream is dark for 50
 
@@ -449,10 +450,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 def haproxy(stack, name, words):
     """An HAProxy of this stack with a page's configuration: other addresses, and checks that come ten times as fast."""
     port = free_port()
-    text = re.sub(r"bind \*:\d+", f"bind 127.0.0.1:{port}", block(name))
-    for old, new in words.items():
-        assert old in text
-        text = text.replace(old, new)
+    text = changed(re.sub(r"bind \*:\d+", f"bind 127.0.0.1:{port}", block(name)), words)
     text = re.sub(r"inter (\d)s", r"inter \g<1>00ms", text) + "\n"
     try:
         return stack.add(HAProxy(stack.machine, stack.folder / f"haproxy-{port}", port, text)).start()

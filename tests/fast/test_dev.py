@@ -34,7 +34,7 @@ def test_the_whole_suite_fetches_all(dev):
 
 
 SERVERS = {"programs", "odoo-19", "odoo-14"}
-REST = {"chromium", "haproxy", "published-19"}
+REST = {"chromium", "haproxy", "patroni", "published-19"}
 
 
 @pytest.mark.parametrize("args, wanted, needed", [
