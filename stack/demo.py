@@ -38,6 +38,7 @@ What next
   ./dev bad-day         what faults do, with this addon and without it, side by side
   README.rst            "Install": the lines of odoo.conf that your own Odoo needs
   docs/doctor.rst       "odoo bus_doctor" checks them, before you restart Odoo and after
+  docs/monitoring/      alert rules for Prometheus and a dashboard for Grafana
 """
 
 # Whose last statement was a LISTEN, or who says that it listens. Not the one who asks.
