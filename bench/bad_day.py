@@ -276,7 +276,8 @@ def sender_between(stack, sides):
 
 refused.__doc__ = f"path refused for {REFUSED} s"
 BETWEEN = [pooler_between, postgresql_between, sender_between]
-FAULTS = [terminated, restarted, malformed, refused, frozen, *BETWEEN]
+# the last one leaves connections behind in a pooler that is in session mode
+FAULTS = [terminated, restarted, malformed, refused, *BETWEEN, frozen]
 
 
 def bad_day(stack, watch=WATCH, faults=FAULTS, names=NAMES):

@@ -18,7 +18,7 @@ from collections import Counter, namedtuple
 from pathlib import Path
 
 from stack import ADDON, Postgres, Stack, StackError, say
-from stack.client import Sender, Session
+from stack.client import OdooError, Sender, Session
 from stack.command import exit_status
 from stack.faults import Island, Proxy
 from stack.flow import when_serves
@@ -74,6 +74,17 @@ REASONS = {
     "terminated": "as cut",
     "unlistened": "noticed by the next heartbeat (5 s)",
 }
+
+
+def persist(call):
+    """Odoo's workers may keep connections to a database of that name that was dropped; each costs a request."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return call()
+        except OdooError:
+            if time.monotonic() > deadline:
+                raise
 
 
 class Soak:
@@ -133,9 +144,10 @@ class Soak:
 
     def open_doomed(self):
         """A client in the database that is to be dropped, which has received something."""
-        session = Session(self.odoo, DOOMED)
+        session = persist(lambda: Session(self.odoo, DOOMED))
         self.doomed = session.subscribe([DOOMED]).wait_subscribed()
-        Sender(session, None, DOOMED).send_orm("before it is dropped")
+        sender = Sender(session, None, DOOMED)
+        persist(lambda: sender.send_orm("before it is dropped"))
         if not self.doomed.next():
             raise StackError(f"nothing is received in the database {DOOMED}")
 
