@@ -44,7 +44,7 @@ def of_a_cron_worker(stack, name):
     try:
         # Debian's Odoo names its processes no more than others: the one that lowers its own priority
         def workers():
-            return [pid for pid in children(odoo.pid) if os.getpriority(os.PRIO_PROCESS, pid) > 0]
+            return [pid for pid in children(odoo.pid) if priority(pid) > priority(odoo.pid)]
         wait_until(lambda: workers(), DEADLINE, "no cron worker starts")
         worker, = workers()
         if name == "addon":
@@ -54,6 +54,10 @@ def of_a_cron_worker(stack, name):
         return virtual_memory(worker)
     finally:
         odoo.kill()
+
+
+def priority(pid):
+    return os.getpriority(os.PRIO_PROCESS, pid)
 
 
 def importing(stack, name):
