@@ -39,12 +39,14 @@ PATIENCE = 80       # seconds after a fault in which every client has to be up t
 SILENT = (3, 16)    # seconds a silent loss lasts: it is noticed after 5 to 10
 SETTLED = 35        # seconds in which what a lost connection left behind has to be gone
 WEBSOCKETS = CLIENTS + RARE + 1     # that one, too
+POOL = 64           # connections that Odoo's pool keeps: db_maxconn
 SLACK = 5           # file descriptors that come and go
 REST = 20           # seconds in which the CPU of rest is measured: as many as from one look at the table to the next
 
 # began: time.monotonic(); longest: {whether on rare channels: seconds}; back: seconds, None if never
 Fault = namedtuple("Fault", "name began back longest")
-Process = namedtuple("Process", "rss_mib fds pairs pooled clients")   # fds: all but those of the other three
+# ended: sockets whose other end is gone; fds: all but those of the other four
+Process = namedtuple("Process", "rss_mib fds pairs pooled clients ended")
 
 # What no subscriber may be hurt by: channels of rows, and payloads of NOTIFYs.
 MALFORMED = [None, "", "x", "null", "1", '"', '"x"', "[]", "[[]]", "{}", '{"a": [1]}', '["demo"]', '["demo", null]',
@@ -332,7 +334,7 @@ class Soak:
                 rows = self.traffic.rows()
                 wait_until(lambda: not self.traffic.compare(rows).lost, PATIENCE, "")
             self.idle_after, self.after = self.idle(), self.settled()
-            self.clients_allowed = self.most_clients()
+            self.leaked = self.leaks(self.before, self.after)
         self.traffic.stop()
         self.seconds = time.monotonic() - self.began
         self.total = self.traffic.compare(self.traffic.rows())
@@ -383,34 +385,46 @@ class Soak:
         pid = self.odoo.evented_pid
         status = Path(f"/proc/{pid}/status").read_text()
         serving = self.odoo.evented_port if self.workers else self.odoo.http_port
-        sockets, fds = self.sockets(pid), len(os.listdir(f"/proc/{pid}/fd"))
-        pairs = sockets.count("pair")
-        tcp = [each for each in sockets if each != "pair"]
+        fds, sockets = self.descriptors(pid)
+        pairs, ended = sockets.count("pair"), sockets.count(None)
+        tcp = [each for each in sockets if isinstance(each, tuple)]
         pooled = sum(remote == self.stack.pgbouncer.port for _, remote in tcp)
         clients = sum(local == serving and remote > 0 for local, remote in tcp)      # not the one that listens
-        return Process(int(status.split("VmRSS:")[1].split()[0]) / 1024, fds - pairs - pooled - clients,
-                       pairs, pooled, clients)
+        return Process(int(status.split("VmRSS:")[1].split()[0]) / 1024,
+                       fds - pairs - pooled - clients - ended, pairs, pooled, clients, ended)
 
     @staticmethod
-    def sockets(pid):
-        """What the kernel knows of a process's sockets: (local port, remote port) each, or "pair"."""
+    def descriptors(pid):
+        """How many, and what the kernel knows of those that are sockets: (local port, remote port) each, "pair" or
+        None, which is one that was reset."""
+        links = []
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                links.append(str(link.readlink()))
+        # after the list: what was opened since is not in it, and what was closed since is as good as reset
         known = {line.split()[6]: "pair" for line in Path("/proc/net/unix").read_text().splitlines()[1:]}
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             parts = line.split()
             known[parts[9]] = tuple(int(parts[index].split(":")[1], 16) for index in (1, 2))
-        found = []
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                found.append(known.get(str(link.readlink()).removeprefix("socket:[").rstrip("]")))
-        return [each for each in found if each]
+        sockets = [link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:[")]
+        return len(links), [known.get(inode) for inode in sockets]
 
     def settled(self):
         """The process once what lost connections left behind is closed."""
-        allowed = self.before.fds + SLACK if self.before else 0
+        def is_settled():
+            self.sample = self.process()
+            return self.before and not self.leaks(self.before, self.sample)
+
         with contextlib.suppress(StackError):
-            wait_until(lambda: self.process().fds <= allowed and self.process().clients <= self.most_clients(),
-                       SETTLED if self.before else 2, "")
-        return self.process()
+            wait_until(is_settled, SETTLED if self.before else 2, "")
+        return self.sample
+
+    def leaks(self, before, after):
+        # Upstream forgets a websocket, and with it a pair of sockets, whose query fails while the database is away.
+        forgotten = 2 * self.traffic.reopened()
+        # Odoo's pool closes a connection that was reset when it would use it next.
+        return (after.fds > before.fds + SLACK or after.ended > before.ended + POOL
+                or after.clients > self.most_clients() or after.pairs > before.pairs + forgotten + SLACK)
 
     def most_clients(self):
         return WEBSOCKETS + self.traffic.lingering() + SLACK
@@ -441,10 +455,7 @@ class Soak:
             found.append(f"{lost} lost, {duplicated} duplicated")
         if self.why_failed[AFTER]:
             found.append(f"{self.why_failed[AFTER]} callers got an error for what they had committed")
-        # Upstream forgets a websocket, and with it a pair of sockets, whose query fails while the database is away.
-        forgotten = 2 * self.traffic.reopened()
-        if (self.after.fds > self.before.fds + SLACK or self.after.clients > self.clients_allowed
-                or self.after.pairs > self.before.pairs + forgotten + SLACK):
+        if self.leaked:
             found.append(f"file descriptors leak: {self.before} before, {self.after} after")
         return found
 
@@ -462,7 +473,7 @@ class Soak:
                            REASONS[name]])
         process = [[text, f"{getattr(self.before, name):.0f}", f"{getattr(self.after, name):.0f}"] for name, text in (
             ("rss_mib", "memory (RSS, MiB)"), ("fds", "file descriptors but those below"),
-            ("pairs", "sockets in pairs, two a websocket"),
+            ("pairs", "sockets in pairs, two a websocket"), ("ended", "sockets that were reset"),
             ("pooled", "connections to the pooler"), ("clients", "connections of clients"))]
         total, jobs = self.total, self.traffic.jobs
         return [

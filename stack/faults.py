@@ -7,12 +7,15 @@ be made a black hole: packets are dropped without a word. PostgreSQL and PgBounc
 import concurrent.futures
 import ctypes
 import os
+import random
 import select
 import shutil
 import socket
 import subprocess
 import threading
 import time
+
+from .base import StackError
 
 CHUNK = 65536
 
@@ -125,12 +128,9 @@ class Island:
     """
 
     CLONE_NEWNET = 0x40000000
+    NETS = range(256)       # N: 10.213.N.0/30
 
     def __init__(self):
-        self.name = f"bus-alt-{os.getpid()}"
-        net = f"10.213.{os.getpid() % 256}"      # of this process: several runs may go on here
-        self.ours, self.address = f"{net}.1", f"{net}.2"
-        self.cable = f"ba{os.getpid() % 100000}"
         self.proxy = None
 
     @staticmethod
@@ -138,18 +138,34 @@ class Island:
         """Why this machine cannot have one, or None."""
         if not shutil.which("ip"):
             return "network namespaces need the program ip (Debian: iproute2)"
-        tried = subprocess.run(["ip", "netns", "add", "bus-alt-try"], capture_output=True, text=True)
+        name = f"bus-alt-try-{os.getpid()}"
+        tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
         if tried.returncode:
             return f"network namespaces are not to be had here: {tried.stderr.strip()}"
-        subprocess.run(["ip", "netns", "del", "bus-alt-try"], check=False)
+        subprocess.run(["ip", "netns", "del", name], check=False)
         return None
 
     def ip(self, *args, inside=False):
         where = ["-n", self.name] if inside else []
         subprocess.run(["ip", *where, *args], check=True, capture_output=True, text=True)
 
+    def claim(self):
+        """Make a namespace whose name claims a net that nobody uses: several runs may go on here, and one that was
+        killed leaves its own behind."""
+        for net in random.sample(self.NETS, len(self.NETS)):
+            self.name = self.cable = f"bus-alt-{net}"
+            self.ours, self.address = f"10.213.{net}.1", f"10.213.{net}.2"
+            made = subprocess.run(["ip", "netns", "add", self.name], capture_output=True)
+            if made.returncode:
+                continue
+            taken = subprocess.run(["ip", "route", "show", "root", f"10.213.{net}.0/24"], capture_output=True).stdout
+            if not taken:
+                return
+            subprocess.run(["ip", "netns", "del", self.name], check=False)
+        raise StackError("no net of 10.213.0.0/16 is free for a network namespace; see `ip netns` and `ip route`")
+
     def __enter__(self):
-        self.ip("netns", "add", self.name)
+        self.claim()
         try:
             self.ip("link", "add", self.cable, "type", "veth", "peer", "name", "eth0", "netns", self.name)
             self.ip("addr", "add", f"{self.ours}/30", "dev", self.cable)
