@@ -420,11 +420,9 @@ class Soak:
         return self.sample
 
     def leaks(self, before, after):
-        # Upstream forgets a websocket, and with it a pair of sockets, whose query fails while the database is away.
-        forgotten = 2 * self.traffic.reopened()
         # Odoo's pool closes a connection that was reset when it would use it next.
         return (after.fds > before.fds + SLACK or after.ended > before.ended + POOL
-                or after.clients > self.most_clients() or after.pairs > before.pairs + forgotten + SLACK)
+                or after.clients > self.most_clients() or after.pairs > before.pairs + SLACK)
 
     def most_clients(self):
         return WEBSOCKETS + self.traffic.lingering() + SLACK

@@ -10,13 +10,13 @@ import logging
 import odoo
 from odoo import release
 
-from . import cron, dispatcher, endpoints, health, metrics, routing
+from . import cron, dispatcher, endpoints, health, metrics, routing, websockets
 from .errors import ConnectionLost
 from .settings import Settings
 
 _logger = logging.getLogger(__name__)
 
-PARTS = (dispatcher, cron, health, routing)
+PARTS = (dispatcher, cron, health, routing, websockets)
 
 
 def post_load() -> None:

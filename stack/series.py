@@ -15,6 +15,7 @@ FACTS = {
     "without_demo": {12: ["--without-demo=all"], 19: []},
     # the clients: stack/client.py has a class of each name
     "client": {12: "LongPolling", 16: "WebSocket"},
+    "websocket": {12: None, 16: "odoo.addons.bus.websocket"},
     # from Python: the method of bus.bus, and what it is given before the message
     "send": {12: "sendone", 15: "_sendone"},
     "notify_function": {12: False, 15: True},           # the environment may name the function that NOTIFYs
