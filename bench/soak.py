@@ -62,8 +62,8 @@ REASONS = {
     "listeners come and go": "the processor, which they take to start",
     "malformed flood": "the processor, which the flood takes",
     "malformed rows": "nothing of the fault",
-    "moved and back": "NOTIFYs reach the other server until that is noticed (half a minute); meanwhile the second look"
-                      " at the table finds a row (one every 15 to 20 s)",
+    "moved and back": "NOTIFYs reach the other server until that is noticed (half a minute); meanwhile a look at"
+                      " the table (one every 20 to 25 s) finds a row, and the next one, 10 s later, believes it",
     "names lost": "as terminated: the last known address is used",
     "pooler killed before a NOTIFY": "the pooler is away; the NOTIFY leaves when it is back",
     "pooler restart": "the pooler is away; all queries of the clients go through it",
@@ -71,8 +71,9 @@ REASONS = {
     "refused": "polled every 5 s",
     "restart fast": "PostgreSQL is away",
     "restart immediate": "PostgreSQL is away, and recovers",
-    "sender killed before a NOTIFY": "nobody is left to send it: the second look at the table finds the row (one every"
-                                     " 15 to 20 s); before series 16 the client's next poll does (one every 50 s)",
+    "sender killed before a NOTIFY": "nobody is left to send it: a look at the table (one every 20 to 25 s) finds the"
+                                     " row, and the next one, 10 s later, believes it; before series 16 the client's"
+                                     " next poll finds it (one every 50 s)",
     "terminated": "as cut",
     "unlistened": "noticed by the next heartbeat (5 s)",
 }
@@ -226,17 +227,16 @@ class Soak:
             self.hold.nameless(False)
 
     def fault_pooler_killed_before_a_notify(self):
-        with self.held():
-            self.stack.pgbouncer.kill()
-        self.pause(0.5, 3)
-        self.stack.pgbouncer.start()
-        return when_serves(self.stack.pgbouncer)
+        return self.killed_before_a_notify(self.stack.pgbouncer)
 
     def fault_postgresql_killed_before_a_notify(self):
+        return self.killed_before_a_notify(self.stack.postgres)
+
+    def killed_before_a_notify(self, server):
         with self.held():
-            self.stack.postgres.kill()
+            server.kill()
         self.pause(0.5, 3)
-        self.stack.postgres.start()
+        server.start()
         return when_serves(self.stack.pgbouncer)
 
     def fault_sender_killed_before_a_notify(self):
@@ -339,6 +339,8 @@ class Soak:
         self.seconds = time.monotonic() - self.began
         self.total = self.traffic.compare(self.traffic.rows())
         self.failed, self.why_failed = self.callers()
+        for row in self.total.lost:
+            say(f"  lost: {self.story(row)}")
 
     def strike(self, name):
         began, clock = time.monotonic(), time.time()
@@ -444,8 +446,19 @@ class Soak:
             found[why] += 1
         return len(failed), found
 
+    def story(self, row):
+        """Of a row that did not arrive: when it was committed, and what else was on its channel then."""
+        clock = time.time() - time.monotonic()
+        fault = max((fault for fault in self.faults if fault.began + clock < row.clock),
+                    key=lambda fault: fault.began, default=None)
+        when = f"{row.clock - fault.began - clock:.1f} s after the beginning of {fault.name}" if fault else "at first"
+        same = sorted(other for other in self.traffic.rows(row.clock - 30)
+                      if other.channel == row.channel and abs(other.id - row.id) < 200)
+        return (f"row {row.id} on {row.channel}, committed {when}; on its channel were committed "
+                + ", ".join(f"{other.id} ({other.clock - row.clock:+.1f} s)" for other in same))
+
     def problems(self):
-        sent, duplicated, lost = self.total.sent, self.total.duplicated, self.total.lost
+        sent, duplicated, lost = self.total.sent, self.total.duplicated, len(self.total.lost)
         found = [f"{fault.name}: not back within {PATIENCE} s" for fault in self.faults if fault.back is None]
         if not sent:
             found.append("nothing was sent")
@@ -476,7 +489,7 @@ class Soak:
         total, jobs = self.total, self.traffic.jobs
         return [
             ("Notifications", ["sent", "received", "duplicated", "lost", "websockets opened again"],
-             [[total.sent, total.received, total.duplicated, total.lost, self.traffic.reopened()]]),
+             [[total.sent, total.received, total.duplicated, len(total.lost), self.traffic.reopened()]]),
             ("Callers", ["calls that failed", "of them had committed: error", "killed before its answer",
                          "COMMIT in doubt: no answer from PostgreSQL"],
              [[self.failed, *(self.why_failed[why] for why in (AFTER, NO_ANSWER, IN_DOUBT))]]),

@@ -18,7 +18,7 @@ import psycopg2
 import requests
 
 from stack import StackError
-from stack.client import OdooError, Sender, Session
+from stack.client import OdooError, Sender, Session, compact
 from stack.jobs import a_job
 from stack.process import DEADLINE, wait_until
 
@@ -34,7 +34,7 @@ COMMIT_FAILED = re.compile(r"_cnx\.commit\(\)\n(?: *[~^]+\n)?psycopg2\.")
 
 Call = namedtuple("Call", "channel payload began ended error")      # began, ended: time.monotonic(); error: or None
 Row = namedtuple("Row", "id channel payload clock")                 # as committed, and when: time.time()
-# sent: rows times who should have them; longest: {rare or not: seconds from a commit to a client}
+# sent: rows times who should have them; lost: [Row]; longest: {rare or not: seconds from a commit to a client}
 Outcome = namedtuple("Outcome", "longest sent received duplicated lost")
 
 
@@ -121,7 +121,7 @@ class Hot(Speaker):
 
     def arrivals(self):
         """[{channel: [Notification]}] of each client."""
-        channel = key(self.sender.wire_channel)
+        channel = compact(self.sender.wire_channel)
         return [{channel: list(client.received)} for client in self.clients]
 
 
@@ -141,7 +141,7 @@ class Rare(Speaker):
     def open(self, number):
         self.sender = self.account.sender(f"{self.name}-{number}")
         self.client = self.account.session.subscribe([self.sender.channel], last=self.last)
-        self.arrived[key(self.sender.wire_channel)] = self.client.received
+        self.arrived[compact(self.sender.wire_channel)] = self.client.received
 
     def run(self):
         for number in itertools.count(1):
@@ -154,7 +154,7 @@ class Rare(Speaker):
             self.since = time.monotonic()
             call = self.send(self.sender, number)
             if not call.error or self.traffic.query("SELECT FROM bus_bus WHERE channel = %s",
-                                                    [key(self.sender.wire_channel)]):
+                                                    [compact(self.sender.wire_channel)]):
                 self.await_it()
             self.since, self.busy = None, False
             if self.traffic.ending.wait(self.dice.uniform(0.1, 1)):     # in which it must not come again
@@ -166,9 +166,8 @@ class Rare(Speaker):
             self.open(number)
 
     def await_it(self):
-        deadline = time.monotonic() + LONGEST
-        while not self.client.received and time.monotonic() < deadline:
-            time.sleep(0.05)
+        with contextlib.suppress(StackError):       # what is lost is counted
+            wait_until(lambda: self.client.received, LONGEST, "")
 
     def arrivals(self):
         return [{channel: list(notifications) for channel, notifications in list(self.arrived.items())}]
@@ -317,8 +316,8 @@ class Traffic:
         """What came of these rows."""
         by_channel = {}
         for row in rows:
-            by_channel.setdefault(row.channel, {})[row.id] = row.clock
-        longest, sent, received, duplicated, lost = {False: 0.0, True: 0.0}, 0, 0, 0, 0
+            by_channel.setdefault(row.channel, {})[row.id] = row
+        longest, sent, received, duplicated, lost = {False: 0.0, True: 0.0}, 0, 0, 0, []
         for rare, channels in self.arrivals():
             for channel, notifications in channels.items():
                 expected = by_channel.get(channel, {})
@@ -326,15 +325,15 @@ class Traffic:
                 sent += len(expected)
                 received += len(came)
                 duplicated += len(came) - len({each.id for each in came})
-                lost += len(expected.keys() - {each.id for each in came})
-                longest[rare] = max([longest[rare], *(each.clock - expected[each.id] for each in came)])
+                lost += (expected[number] for number in expected.keys() - {each.id for each in came})
+                longest[rare] = max([longest[rare], *(each.clock - expected[each.id].clock for each in came)])
         return Outcome(longest, sent, received, duplicated, lost)
 
     def failed(self):
         """(calls that failed, those of them that had committed)"""
         committed = {(row.channel, row.payload) for row in self.rows()}
         calls = [call for speaker in [*self.hot, *self.rare] for call in speaker.failed]
-        return calls, [call for call in calls if (key(call.channel), call.payload) in committed]
+        return calls, [call for call in calls if (compact(call.channel), call.payload) in committed]
 
     def lingering(self):
         """Clients that are closed and still connected: a long poll goes on to its end."""
@@ -344,11 +343,6 @@ class Traffic:
 
     def reopened(self):
         return sum(client.opened - 1 for client in self.clients()) + sum(rare.opened for rare in self.rare)
-
-
-def key(wire_channel):
-    """A channel as it stands in the table."""
-    return json.dumps(wire_channel, separators=(",", ":"))
 
 
 def payload_of(message):

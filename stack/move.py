@@ -15,7 +15,9 @@ class Move:
     def now(self, how):
         """Point the pooler to the new server; returns time.monotonic() of when it leads there."""
         if how == "pause":
-            self.pooler.command("PAUSE")
+            # It waits for open transactions, and a process of Odoo's may hold one while it waits for another (a cron
+            # worker does while a job runs), which waits for RESUME: so it is given up and tried again.
+            wait_until(lambda: self.pooler.pause(5), DEADLINE, "PAUSE waits for transactions that stay open")
             self.promote()
             self.point_to(self.new)
             self.pooler.command("RESUME")

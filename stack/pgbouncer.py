@@ -8,6 +8,8 @@ import os
 import secrets
 import shutil
 import signal
+import socket
+import threading
 from pathlib import Path
 
 from .machine import REPO, StackError
@@ -122,6 +124,26 @@ class PgBouncer(Program):
                 return [dict(zip(names, row, strict=True)) for row in cr.fetchall()] if names else []
         finally:
             console.close()
+
+    def pause(self, timeout):
+        """PAUSE; False if transactions stay open for `timeout` seconds, and all goes on as before."""
+        import psycopg2  # there is none before there is a virtual environment
+        console, paused = self.console(), threading.Event()
+
+        def run():
+            with contextlib.suppress(psycopg2.Error):
+                console.cursor().execute("PAUSE")
+                paused.set()
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        given_up = not paused.wait(timeout)
+        if given_up:
+            with socket.socket(fileno=os.dup(console.fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+            self.command("RESUME")
+        thread.join()
+        console.close()
+        return not given_up
 
     def show(self, what):
         """The rows of SHOW POOLS, SHOW CLIENTS and the like, as dicts."""
