@@ -46,8 +46,9 @@ class Listener(threading.Thread):
 
     RETRY_SECONDS = 0.6  # at most between attempts, where waiting may help
     PROOF_SECONDS = 3.0  # how long a NOTIFY may take from the pooled path to here
-    CHECK_SECONDS = (15, 25)  # between questions whether the pooled path leads where it did
-    LOOK_SECONDS = (15, 20)  # between looks at the table while LISTENING
+    CHECK_SECONDS = (20, 25)  # between questions whether the pooled path leads where it did
+    LOOK_SECONDS = (20, 25)  # between looks at the table while LISTENING
+    DOUBT_SECONDS = 10.0  # the same after one that found what a subscriber lacked
     PAUSE_SECONDS = 0.05  # between looks, at least
     GRACE_SECONDS = 1.0  # after a loss until the first poll: most losses are over before
 
@@ -299,13 +300,16 @@ class Listener(threading.Thread):
             now, current = time.monotonic(), self.state
             listening = current.lost_at is None
             if listening:
+                if self.recovery.in_doubt:
+                    pause = min(pause, self.DOUBT_SECONDS)
                 due = self.recovery.looked_at + pause
                 due = min(due, again_at) if self.recovery.unanswered else due
             else:
                 grace = current.lost_at + self.GRACE_SECONDS
                 due = max(grace, self.recovery.looked_at + self.settings.poll_seconds)
             if due > now:
-                await self._changed.wait(due - now)
+                # A look that is not over yet may bring it forward.
+                await self._changed.wait(min(due - now, self.DOUBT_SECONDS / 2))
                 continue
             again_at = now + self.settings.poll_seconds
             if not listening:

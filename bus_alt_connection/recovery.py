@@ -3,7 +3,7 @@
 
 Contract: a NOTIFY is only ever a hint. The table says which rows a subscriber lacks, and a look at
 it wakes exactly those who lack one. All states look in the same way; they differ in when, and in
-what a look believes: while NOTIFYs arrive, a row is given the time until the next look.
+what a look believes: while NOTIFYs arrive, that of a row is given until the next look to arrive.
 """
 
 import logging
@@ -131,6 +131,11 @@ class Recovery:
     def close(self) -> None:
         self._path.close()
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the latest look found rows that a subscriber lacked."""
+        return bool(self._pending)
+
     # -- verify -------------------------------------------------------------------------------
 
     async def identity(self) -> tuple:
@@ -229,8 +234,10 @@ class Recovery:
             found = [(number, key_of_row(channel), now) for number, channel in rows]
             if not at_once:
                 # Whoever was notified of the channel since has found these rows, too.
-                self._pending[database], found = found, []
                 pending = [row for row in pending if self._heard.get(row[1], 0) <= row[2]]
+                if self._subscribers.lacking(database, found, at_once, self._loop.deliver):
+                    self._pending[database] = found
+                found = []
             found = pending + found
         await self.wake(self._subscribers.lacking(database, found, at_once, self._loop.deliver))
 

@@ -13,18 +13,16 @@ from typing import Any, Dict, List, Optional, Tuple
 
 Row = Tuple[int, Optional[str]]  # id, channel as it stands in the table: JSON text, or anything
 
-# One query: what the server knows of open transactions, then the rows. txid_current_snapshot takes
-# no transaction id, and exists in every PostgreSQL that Odoo runs on.
+# One query: the rows, and with them what the server knows of open transactions.
+# txid_current_snapshot takes no transaction id, and exists in every PostgreSQL that Odoo runs on.
 QUERY = """
-SELECT 0, NULL::text, NULL::boolean, txid_snapshot_xmin(txid_current_snapshot()),
-       txid_snapshot_xmax(txid_current_snapshot()), (SELECT coalesce(max(id), 0) FROM {table})
-UNION ALL
-(SELECT id, channel::text,
-        coalesce(create_date > timezone('UTC', now()) - %s * interval '1 second', true),
-        NULL, NULL, NULL
- FROM {table} WHERE id > {floor} ORDER BY id DESC LIMIT {limit})
+SELECT id, channel::text, {recent},
+       txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot())
+FROM {table} WHERE id >= {floor} ORDER BY id DESC LIMIT {limit}
 """
-# Of the first look; lower ids may be those of open transactions.
+# Of the first look: a row that was made before it goes back is not returned.
+RECENT = "coalesce(create_date > timezone('UTC', now()) - %s * interval '1 second', true)"
+# Lower ids than the highest may be those of open transactions.
 FLOOR = "(SELECT coalesce(max(id), 0) - {limit} FROM {table})"
 
 
@@ -43,6 +41,7 @@ class Window:
     def __init__(self, table: str) -> None:
         self._table = table
         self._floor: Optional[int] = None  # all ids up to it are settled
+        self._highest: Optional[int] = None  # id of the latest look
         self._seen: Dict[int, None] = {}  # ids above the floor that were returned
         self._marks: Any = collections.deque()  # (highest id, xmax, time), oldest first
 
@@ -51,44 +50,53 @@ class Window:
 
         :param seconds: how far the first look goes back; what is older was seen by definition
         """
-        first = FLOOR.format(table=self._table, limit=self.LIMIT // 2)
-        floor = first if self._floor is None else str(self._floor)
-        return QUERY.format(table=self._table, floor=floor, limit=self.LIMIT + 1), (seconds,)
+        if self._floor is None:
+            floor = FLOOR.format(table=self._table, limit=self.LIMIT // 2)
+            recent, parameters = RECENT, (seconds,)  # type: Tuple[str, tuple]
+        else:
+            floor, recent, parameters = str(self._floor), "true", ()
+        limit = self.LIMIT + 2  # one for the floor, and one to see that there are too many
+        sql = QUERY.format(table=self._table, floor=floor, recent=recent, limit=limit)
+        return sql, parameters
 
     def update(self, result: List[tuple]) -> Optional[List[Row]]:
         """Take the result of a look.
 
-        :return: the rows that are new, by id; None if they are too many to be told apart
+        :return: the rows that are new, by id; None if nobody knows which are
         """
-        (_, _, _, xmin, xmax, highest), rows = result[0], result[1:]
         now = time.monotonic()
-        if self._floor is not None and highest < self._floor:
-            # Another table of this name: the server lost rows in a failover, or the database was
-            # restored. The next look starts anew.
+        first = self._floor is None
+        highest = result[0][0] if result else 0
+        floor = max(0, highest - self.LIMIT // 2) if first else self._floor
+        rows = [row for row in result if row[0] > floor]
+        complete = len(rows) <= self.LIMIT
+        if complete and self._highest and all(row[0] != self._highest for row in result):
+            # Another table of this name, or an emptied one: the server lost rows in a failover, the
+            # database was restored, or Odoo deleted what was old. The next look starts anew.
             self.__init__(self._table)  # type: ignore
             return None
-        first = self._floor is None
+        self._floor, self._highest = floor, highest
         new = sorted((row[:3] for row in rows if row[0] not in self._seen), key=lambda row: row[0])
-        fresh = [(number, channel) for number, channel, recent in new if recent or not first]
         self._seen.update((row[0], None) for row in new)
-        self._marks.append((highest, xmax, now))
-        if first:
-            self._floor = highest - self.LIMIT // 2
-        self._settle(xmin, now)
-        return fresh if len(rows) <= self.LIMIT else None
+        if result:
+            xmin, xmax = result[0][3:]
+            self._marks.append((highest, xmax, now))
+            self._settle(xmin, now)
+        fresh = [(number, channel) for number, channel, recent in new if recent or not first]
+        return fresh if complete else None
 
     def _settle(self, xmin: int, now: float) -> None:
         """Raise the floor to the latest mark that no open transaction is older than."""
-        floor = self._floor
+        floor = self._floor or 0
         while self._marks:
             highest, xmax, at = self._marks[0]
             ended = xmin >= xmax and now - at > self.OVERLAP_SECONDS
             if not ended and now - at < self.LONGEST_SECONDS:
                 break
-            floor = max(floor or 0, highest)
+            floor = max(floor, highest)
             self._marks.popleft()
         if len(self._seen) > self.LIMIT // 2:
-            floor = max(floor or 0, sorted(self._seen)[-self.LIMIT // 2])
+            floor = max(floor, sorted(self._seen)[-self.LIMIT // 2])
         if floor != self._floor:
             self._floor = floor
-            self._seen = {number: None for number in self._seen if number > (floor or 0)}
+            self._seen = {number: None for number in self._seen if number > floor}
