@@ -14,6 +14,9 @@ from .client import Sender, Session, commit_clock
 from .command import exit_status
 from .gateway import Gateway
 from .machine import REPO
+from .process import free_port
+from .programs import prometheus
+from .prometheus import DASHBOARD, Prometheus
 from .series import Series
 
 DATABASE = "demo"
@@ -34,11 +37,11 @@ What this shows, on a real Odoo, PgBouncer in transaction mode and PostgreSQL: f
 """
 NEXT = """
 What next
-  ./dev demo --keep     the same, left running: open it in a browser
-  ./dev bad-day         what faults do, with this addon and without it, side by side
-  README.rst            "Install": the lines of odoo.conf that your own Odoo needs
-  docs/doctor.rst       "odoo bus_doctor" checks them, before you restart Odoo and after
-  docs/monitoring/      alert rules for Prometheus and a dashboard for Grafana
+  ./dev demo --keep        the same, left running: open it in a browser
+  ./dev demo --monitoring  the same with a Prometheus; docs/monitoring.rst has the alert rules and a dashboard
+  ./dev bad-day            what faults do, with this addon and without it, side by side
+  README.rst               "Install": the lines of odoo.conf that your own Odoo needs
+  docs/doctor.rst          "odoo bus_doctor" checks them, before you restart Odoo and after
 """
 
 # Whose last statement was a LISTEN, or who says that it listens. Not the one who asks.
@@ -55,13 +58,15 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 def main(args=None):
     parser = argparse.ArgumentParser(prog="./dev demo", description="See a notification go past the pooler.")
     parser.add_argument("--keep", action="store_true", help="leave it running and print the address to open")
+    parser.add_argument("--monitoring", action="store_true", help="--keep, with a Prometheus that reads its metrics")
     options = parser.parse_args(args)
-    return exit_status("demo", lambda: demo(options.keep))
+    return exit_status("demo", lambda: demo(options.keep or options.monitoring, options.monitoring))
 
 
-def demo(keep):
+def demo(keep, monitoring):
     started = time.monotonic()
     with Stack() as stack:
+        monitor = Monitor(stack) if monitoring else None
         say(PICTURE)
         mode = {row["key"]: row["value"] for row in stack.pgbouncer.show("CONFIG")}["pool_mode"]
         say(f"PostgreSQL on port {stack.postgres.port}, PgBouncer in {mode} mode on port {stack.pgbouncer.port}")
@@ -71,12 +76,12 @@ def demo(keep):
         without = Series(stack.machine.odoo.series[0]).server_wide
         if (REPO / ADDON / "__manifest__.py").exists():
             title(f"With the addon: server_wide_modules = {without},{ADDON}")
-            odoo, delays = watch(stack, f"{without},{ADDON}")
+            odoo, delays = watch(stack, f"{without},{ADDON}", monitor)
             ok = all(delay is not None and delay < IN_TIME for delay in delays)
             say("  every notification arrived in time" if ok else
                 f"  FAILED: not every notification arrived within {IN_TIME * 1000:.0f} ms")
             if keep:
-                return hold(odoo)
+                return hold(odoo, monitor)
             odoo.stop()
         else:
             say(f"{ADDON} is not here yet: only the half without it is shown")
@@ -99,9 +104,21 @@ def title(text):
     say(f"\n{text}")
 
 
-def watch(stack, load):
+class Monitor:
+    """A Prometheus, started at the end, and what Odoo is started with so that there are metrics."""
+
+    def __init__(self, stack):
+        command, library = prometheus(stack.machine.cache)
+        self.port = free_port()
+        self.prometheus = stack.add(Prometheus(command, stack.folder / "prometheus", self.port))
+        self.options = {"imdispatcher_metrics_port": self.port}
+        self.env = {"PYTHONPATH": f"{stack.machine.odoo.env['PYTHONPATH']}:{library}"}
+
+
+def watch(stack, load, monitor=None):
     """Start Odoo with these modules, send, and print which way all went: (odoo, seconds or None for each)."""
-    odoo = stack.odoo().start(DATABASE, workers=2, load=load)
+    more = {"options": monitor.options, "env": monitor.env} if monitor else {}
+    odoo = stack.odoo().start(DATABASE, workers=2, load=load, **more)
     say(f"  Odoo {'.'.join(map(str, odoo.series))}: HTTP workers on {odoo.url}, websockets on {odoo.evented_url}")
     session = Session(odoo, DATABASE)
     # A channel of its own: a client that subscribes is served what was sent on it in the last 50 s, pushed or not.
@@ -150,10 +167,16 @@ def is_pooled(stack, pid, pooled):
     return bool(row) and row[0][0] in pooled
 
 
-def hold(odoo):
+def hold(odoo, monitor=None):
     with Gateway(odoo) as gateway:
         title(f"Open {gateway.url} in a browser (login admin, password admin). Ctrl-C ends it all.")
         say(f"  log: {odoo.log}")
+        if monitor:
+            url = monitor.prometheus.start().url
+            say(f"  the metrics: http://127.0.0.1:{monitor.port}/metrics")
+            say(f"  Prometheus:  {url}/classic/graph?g0.expr=bus_alt_connection_connected&g0.tab=0&g0.range_input=5m")
+            say(f"  the alerts:  {url}/classic/alerts")
+            say(f"  the dashboard: in a Grafana of your own add {url} as a data source, then import {DASHBOARD}")
         signal.pause()
     return 0
 

@@ -4,7 +4,7 @@ Contract: `Machine.find(groups)` returns paths that work, or raises StackError w
 Nothing is installed system-wide. What this machine lacks is downloaded once, checked, and unpacked into a cache folder:
 programs and Odoo by apt (which verifies signatures and hashes), Python packages by pip (pinned, hashes from the index).
 
-    cache      folders that are complete or not there      programs  PostgreSQL, PgBouncer, HAProxy, Patroni
+    cache      folders that are complete or not there      programs  PostgreSQL, PgBouncer, HAProxy, Patroni, Prometheus
     apt        Debian's packages                           python    pip and what it installs
     source     which Odoo runs                             fetch     all that a command needs, at the same time
 

@@ -1,4 +1,5 @@
 """PostgreSQL, PgBouncer, HAProxy, Patroni and etcd: this machine's, or else Debian's packages, unpacked into the cache.
+Prometheus: always the latter.
 
 Contract: what is returned is paths and the environment that the programs need. Nothing is installed, no root is needed.
 BUS_ALT_PROGRAMS=download has nothing of this machine used.
@@ -104,3 +105,20 @@ def patroni(cache):
     own = root / "usr/bin/python3"
     return ([own if own.exists() else "/usr/bin/python3", "-m", "patroni"], root / "usr/bin/etcd",
             {"LD_LIBRARY_PATH": library_path(root), "PYTHONPATH": str(root / "usr/lib/python3/dist-packages")})
+
+
+def prometheus(cache):
+    """(the command that runs Prometheus, the folder of its Python library): always Debian's packages."""
+    def make(folder, work, lists):
+        apt = Apt(lists, work)
+        pages = re.findall(r"\b(?:libjs|fonts)-[\w.+-]+", apt.fields("prometheus").get("Depends", ""))
+        if not pages:
+            raise Unavailable("this machine's apt sources lack prometheus")
+        # what its pages link to, and what one of these needs
+        wanted = ["prometheus", "python3-prometheus-client", "libjs-d3", *pages]
+        unpack("Prometheus", apt.download("Prometheus", wanted), folder)
+
+    need_debian("Prometheus is not on this machine", Unavailable)
+    root = cache.made("prometheus", make, lambda: package_lists(cache))
+    return ([root / "usr/bin/prometheus", f"--web.local-assets={root}/usr/share/prometheus/web"],
+            root / "usr/lib/python3/dist-packages")

@@ -7,12 +7,9 @@ import shutil
 
 import pytest
 import requests
-import yaml
 
-from stack.machine import REPO
-from stack.process import DEADLINE, Program, free_port, wait_until
-
-FILES = REPO / "docs/monitoring"
+from stack.process import DEADLINE, free_port, wait_until
+from stack.prometheus import DASHBOARD, Prometheus
 
 
 @pytest.fixture
@@ -24,16 +21,8 @@ def prometheus(tmp_path):
     started = []
 
     def start(port):
-        program = Program("Prometheus", tmp_path / "prometheus.log")
-        program.url = f"http://127.0.0.1:{free_port()}"
-        config = {"global": {"scrape_interval": "10s", "evaluation_interval": "5s"},
-                  "rule_files": [str(FILES / "alerts.yml")],
-                  "scrape_configs": [{"job_name": "odoo", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}]}
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-        program.launch([binary, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
-                        f"--web.listen-address={program.url[7:]}"], {}, tmp_path)
-        started.append(program)
-        return program
+        started.append(Prometheus([binary], tmp_path / "prometheus", port).start())
+        return started[-1]
     yield start
     for program in started:
         program.end_by_force()
@@ -60,7 +49,7 @@ def test_the_dashboard_has_data_and_a_fault_fires_its_alert(odoo, bus, postgres,
     sender.send_sql("first")
     assert client.next()
     seen = prometheus(port)
-    for panel in json.loads((FILES / "grafana.json").read_text())["panels"]:
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
         text = panel["targets"][0]["expr"].replace("$__rate_interval", "1m")
         wait_until(lambda text=text: query(seen, text), DEADLINE, f"no data: {panel['title']}, {text}")
     assert not firing(seen)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stack.prometheus import config
+
 REPO = Path(__file__).parent.parent.parent
 ALERTS = REPO / "docs/monitoring/alerts.yml"
 DASHBOARD = REPO / "docs/monitoring/grafana.json"
@@ -62,3 +64,15 @@ def test_prometheus_reads_the_queries(promtool, tmp_path):
     path = tmp_path / "queries.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     promtool("check", "rules", path)
+
+
+def test_the_configuration_is_what_the_page_shows():
+    read = yaml.safe_load(config(1234))
+    assert read["rule_files"] == [str(ALERTS)]
+    assert read["scrape_configs"][0]["static_configs"] == [{"targets": ["127.0.0.1:1234"]}]
+
+
+def test_prometheus_reads_the_configuration(promtool, tmp_path):
+    path = tmp_path / "prometheus.yml"
+    path.write_text(config(1234))
+    promtool("check", "config", path)
