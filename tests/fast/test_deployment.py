@@ -71,11 +71,21 @@ def test_the_parser_finds_mistakes(right, wrong):
         parse(text.replace(right, wrong))
 
 
-def test_docker_takes_it(tmp_path):
-    """`docker compose config` needs no engine, but the plugin."""
-    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
-        pytest.skip("no docker compose on this machine; the parser above has read the file")
-    done = subprocess.run(["docker", "compose", "-f", COMPOSE, "config", "--quiet"], capture_output=True, text=True)
+def docker_compose():
+    """The command of Docker Compose 2, which is a plugin or a program, or None."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            done = subprocess.run([*command, "version", "--short"], capture_output=True, text=True)
+            if not done.returncode and done.stdout.startswith("2"):
+                return command
+    return None
+
+
+def test_docker_takes_it():
+    """`docker compose config` needs no engine."""
+    if not docker_compose():
+        pytest.skip("no Docker Compose on this machine; the parser above has read the file")
+    done = subprocess.run([*docker_compose(), "-f", COMPOSE, "config", "--quiet"], capture_output=True, text=True)
     assert not done.returncode, done.stderr
 
 
