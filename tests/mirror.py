@@ -25,7 +25,7 @@ import pytest
 from stack.base import HERE, run
 from stack.cache import Cache, cache_folder
 from stack.fetch import THINGS
-from stack.python import pip
+from stack.python import QUEUE_JOB, pip
 
 DEADLINE = 60       # seconds: catches a hang, measures nothing
 RELEASES = ("stable", "unstable", "bullseye")
@@ -77,7 +77,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 FOLDERS = {"chromium", "haproxy", "odoo", "odoo-14", "debian-pip", "patroni", "programs-postgresql-pgbouncer",
-           "published-19"}
+           "published-19", *(wanted.replace("==", "-") for wanted in QUEUE_JOB.values())}
 
 
 class Mirror:
@@ -95,7 +95,8 @@ class Mirror:
         self.lists()
         pins = [pin for file in HERE.glob("requirements-*.txt") for pin in re.findall(r"^([\w.-]+)==(\S+)",
                                                                                       file.read_text(), re.M)]
-        for name, version in {*pins, ("odoo-addon-bus-alt-connection", "19.0.1.0.0")}:
+        for name, version in {*pins, ("odoo-addon-bus-alt-connection", "19.0.1.0.0"),
+                              *(tuple(wanted.split("==")) for wanted in QUEUE_JOB.values())}:
             self.project(name, version)
         mirror = self
 
