@@ -305,11 +305,10 @@ def test_the_runner_of_queue_job_has_the_password_of_odoos_role(runner):
     assert "imdispatcher_db_password" in checks["queue_job"]["remedy"]
 
 
-@pytest.mark.parametrize("where", [*(pytest.param(each, marks=pytest.mark.newest) for each in
-                                     ("turned off", "environment")), "odoo.conf"])
+@pytest.mark.parametrize("where", [pytest.param("turned off", marks=pytest.mark.newest), "odoo.conf"])
 def test_a_runner_of_queue_job_that_goes_through_the_pooler(runner, pgbouncer, where):
     one = runner({"imdispatcher_queue_job": "false"} if where == "turned off" else None)
-    env = {"ODOO_QUEUE_JOB_JOBRUNNER_DB_PORT": str(pgbouncer.port)} if where == "environment" else {}
+    env = {}
     if where == "odoo.conf":
         whole = one.odoo.folder / "whole.conf"
         whole.write_text(f"{one.odoo.config(one.options).read_text()}"
