@@ -25,7 +25,7 @@ import pytest
 from stack.base import HERE, run
 from stack.cache import Cache, cache_folder
 from stack.fetch import THINGS
-from stack.python import QUEUE_JOB, pip
+from stack.python import pip
 
 DEADLINE = 60       # seconds: catches a hang, measures nothing
 RELEASES = ("stable", "unstable", "bullseye")
@@ -53,8 +53,8 @@ PACKAGES = {
     "python3-prometheus-client": ("", {}),
 }
 
-# one of the groups of Python packages, for all are asked for in the same way
-ALL = [name for name in THINGS if not name.startswith("packages-")] + ["packages-browser"]
+# one of the groups of Python packages and one addon of the index, for all are asked for in the same way
+ALL = [name for name in THINGS if not name.startswith(("packages-", "queue-job-"))] + ["packages-browser"]
 QUICK = "import stack.apt, stack.python; stack.apt.PAUSE = stack.python.PAUSE = 0.2\n"
 ASK = QUICK + """
 import os, sys
@@ -77,7 +77,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 FOLDERS = {"chromium", "haproxy", "odoo", "odoo-14", "debian-pip", "patroni", "programs-postgresql-pgbouncer",
-           "published-19", *(wanted.replace("==", "-") for wanted in QUEUE_JOB.values())}
+           "published-19"}
 
 
 class Mirror:
@@ -95,8 +95,7 @@ class Mirror:
         self.lists()
         pins = [pin for file in HERE.glob("requirements-*.txt") for pin in re.findall(r"^([\w.-]+)==(\S+)",
                                                                                       file.read_text(), re.M)]
-        for name, version in {*pins, ("odoo-addon-bus-alt-connection", "19.0.1.0.0"),
-                              *(tuple(wanted.split("==")) for wanted in QUEUE_JOB.values())}:
+        for name, version in {*pins, ("odoo-addon-bus-alt-connection", "19.0.1.0.0")}:
             self.project(name, version)
         mirror = self
 
