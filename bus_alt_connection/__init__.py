@@ -11,14 +11,15 @@ Loaded server-wide, never installed in a database. It patches, in each server pr
 * ``Worker.check_limits``: a prefork worker closes that connection when it is idle, see ``notifier``;
 * ``odoo.http.Application.__call__`` (before series 16 ``Root``): answers the health route;
 * ``WebsocketConnectionHandler._serve_forever``, ``WebsocketRequest.serve_websocket_message`` (series 16
-  on): a websocket whose query fails is ended, see ``websockets``.
+  on): a websocket whose query fails is ended, see ``websockets``;
+* ``runner._connection_info_for`` of OCA's queue_job, where that is loaded: see ``queue_job``.
 
-All of it is put in place, or none; but the last two only where they are there. Every other
+All of it is put in place, or none; but the last three only where they are there. Every other
 connection in every process is Odoo's own.
 
 Reading order: settings, endpoints, tasks, connection, errors, state, session, listener; recovery with
-window and payloads; loop_connection, notifier, routing, dispatcher, cron, websockets, post_load; then what
-administrators see: cluster, health, metrics, doctor.
+window and payloads; loop_connection, notifier, routing, dispatcher, cron, websockets, queue_job,
+post_load; then what administrators see: cluster, health, metrics, doctor.
 """
 
 # cli: before series 19 Odoo finds the command by importing it.

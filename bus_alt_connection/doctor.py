@@ -18,12 +18,12 @@ from collections import namedtuple
 
 from odoo.tools import config
 
-from . import endpoints, errors
+from . import endpoints, errors, queue_job
 from .connection import BlockingConnection
 from .errors import ConnectionLost
 from .listener import Listener
 from .recovery import PooledPath
-from .settings import CONNECTION, OTHERS
+from .settings import CONNECTION, OTHERS, server_wide_modules
 
 ADDON = "bus_alt_connection"
 
@@ -103,6 +103,8 @@ def examine(settings):
         yield result
         yield _made("pooled mode", check_pooled_mode, settings, pooled)
         yield _made("NOTIFY queue", check_queue, pooled)
+        if queue_job.loaded():
+            yield _made("queue_job", check_runner, settings, pooled)
         direct, results = open_direct(settings, pooled)
         for result in results:
             yield result
@@ -170,10 +172,7 @@ def _unknown(environ):
 
 def check_loaded():
     """Whether the configuration that this command sees loads the addon server-wide."""
-    modules = config.get("server_wide_modules") or ""
-    if isinstance(modules, str):  # a list from series 19 on
-        modules = modules.split(",")
-    modules = [module.strip() for module in modules if module.strip()]
+    modules = server_wide_modules()
     if ADDON in modules:
         return ok("server-wide", f"server_wide_modules loads {ADDON}")
     return failed(
@@ -309,8 +308,8 @@ def _no_direct(problems):
 class Ear:
     """LISTENs on a channel of its own, until it is closed."""
 
-    def __init__(self, door):
-        self._link = door.link
+    def __init__(self, link):
+        self._link = link
         self.channel = "bus_alt_doctor_" + "".join(random.sample("abcdefghijklmnop", 12))
         self._pid = self._link.query(f"LISTEN {self.channel}; SELECT pg_backend_pid()")[0][0]
 
@@ -333,8 +332,8 @@ class Ear:
                 return
 
 
-def _heard(door, notifier, timeout):
-    ear = Ear(door)
+def _heard(link, notifier, timeout):
+    ear = Ear(link)
     try:
         return ear.hears(notifier, timeout)
     finally:
@@ -350,7 +349,7 @@ def check_pooled_mode(settings, pooled):
     behind = f"; PostgreSQL says that it is at {host} port {port}"
     try:
         with _pooled(settings) as other:
-            lasts = _heard(pooled, other, LISTEN_SECONDS) is not None
+            lasts = _heard(pooled.link, other, LISTEN_SECONDS) is not None
     except ConnectionLost as exc:
         return ok(name, f"a pooler that refuses a LISTEN ({exc}){behind}")
     if not lasts:
@@ -392,6 +391,49 @@ def check_queue(pooled):
         text += f"; pid {pid} ({application or 'no name'}, as {role}) {state} for {seconds} s"
     ends = " ".join(f"SELECT pg_terminate_backend({holder[0]});" for holder in holders)
     return failed(name, text, f"End the first of them that LISTENs, or all: {ends}")
+
+
+# Those of Odoo's role: where db_name names none, the runner looks at all of them.
+DATABASES = """
+SELECT datname FROM pg_database WHERE pg_get_userbyid(datdba) = current_user AND datallowconn
+ORDER BY datname LIMIT 1
+"""
+
+
+def check_runner(settings, pooled):
+    """Whether the runner of queue_job has a connection on which a LISTEN lasts."""
+    name = "queue_job"
+    try:
+        runner = queue_job.install(settings)
+    except Exception as exc:  # whatever an addon of others raises
+        return skipped(name, f"its runner cannot be imported: {errors.one_line(exc)}")
+    databases = _databases()
+    if not databases and pooled is not None:
+        databases = [row[0] for row in pooled.link.query(DATABASES)]
+    if not databases:
+        return skipped(name, "its runner has no database that is known here")
+    info = runner._connection_info_for(databases[0])
+    info["dbname"] = info.pop("database", databases[0])
+    info.pop("connection_factory", None)
+    timeout = settings.connect_timeout_seconds
+    try:
+        with BlockingConnection(info, timeout) as link, BlockingConnection(info, timeout) as other:
+            pid = link.query("SELECT pg_backend_pid()")[0][0]
+            kind = f"no pooler: backend pid {pid}"
+            if pid != link.backend_pid:
+                lasts = _heard(link, other, LISTEN_SECONDS) is not None
+                kind = f"a pooler in {'session' if lasts else 'transaction'} mode"
+    except ConnectionLost as exc:
+        text = f"its runner cannot connect to {endpoints.shown(info)}: {exc}"
+        return failed(name, text, exc.cause.remedy)
+    text = f"its runner connects to {endpoints.shown(info)}, {kind}"
+    if kind.endswith("transaction mode"):
+        remedy = (
+            "Set imdispatcher_db_host and imdispatcher_db_port to PostgreSQL itself, and neither"
+            " jobrunner_db_* nor imdispatcher_queue_job."
+        )
+        return failed(name, f"{text}, where its LISTEN is lost and jobs wait", remedy)
+    return ok(name, text)
 
 
 def check_pooler(direct, arrived):
@@ -439,7 +481,7 @@ def check_notify(settings, pooled, direct):
         return False, skipped(name, "there is no pooled connection to send it on")
     timeout = Listener.PROOF_SECONDS
     try:
-        seconds = _heard(direct, pooled.link, timeout)
+        seconds = _heard(direct.link, pooled.link, timeout)
     except ConnectionLost as exc:
         return False, failed(name, str(exc), exc.cause.remedy)
     if seconds is not None:
@@ -560,10 +602,13 @@ def instance(settings, pooler):
     return own + (processes if settings.keep_notify else 0), listeners
 
 
+def _databases():
+    names = config.get("db_name") or []
+    return names.split(",") if isinstance(names, str) else names  # a list from series 19 on
+
+
 def _kept_databases():
-    names = config.get("db_name") or ()
-    if isinstance(names, str):  # a list from series 19 on
-        names = names.split(",")
+    names = _databases()
     most = PooledPath.KEPT - 1  # beside the system database's
     return min(len(names), most) if names else most
 

@@ -10,8 +10,8 @@ import logging
 import odoo
 from odoo import release
 
-from . import cron, dispatcher, endpoints, health, metrics, routing, websockets
-from .errors import ConnectionLost
+from . import cron, dispatcher, endpoints, health, metrics, queue_job, routing, websockets
+from .errors import ConnectionLost, one_line
 from .settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +43,11 @@ def _install() -> None:
             return
     for part in PARTS:
         part.install()
+    if queue_job.loaded():
+        try:
+            queue_job.install(settings)
+        except Exception as exc:  # Odoo itself says more when it imports it; the bus needs nothing of it
+            _logger.warning("The runner of queue_job is left as it is: %s", one_line(exc))
     if odoo.evented:
         metrics.serve()  # elsewhere with the first listener, which here awaits the first browser
     _report(settings)

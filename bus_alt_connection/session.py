@@ -41,6 +41,25 @@ def application_name(listener: str) -> str:
     return f"bus_alt_connection {listener} {process} {HOST} {os.getpid()}"
 
 
+def tcp_parameters(every: float) -> Dict[str, Any]:
+    """libpq's parameters with which a path that is silent for so many seconds is lost."""
+    parameters = {
+        "keepalives": 1,
+        "keepalives_idle": max(1, int(every)),
+        "keepalives_interval": max(1, int(every / 3)),
+        "keepalives_count": 3,
+    }
+    if extensions.libpq_version() >= 120000:
+        parameters["tcp_user_timeout"] = int(every * 1000)
+    return parameters
+
+
+def server_settings(every: float) -> str:
+    """The statement with which the server gives the session up once it is silent for four times so long."""
+    seconds = max(1, int(every))
+    return SERVER_SETTINGS.format(every=seconds, timeout=4000 * seconds)
+
+
 class Session:
     """A connection that LISTENs.
 
@@ -76,17 +95,11 @@ class Session:
         :raises ConnectionLost: if either cannot be done
         """
         timeout = settings.connect_timeout_seconds
-        every = settings.heartbeat_seconds
         info = dict(
             info,
             application_name=application_name(name),
-            keepalives=1,
-            keepalives_idle=max(1, int(every)),
-            keepalives_interval=max(1, int(every / 3)),
-            keepalives_count=3,
+            **tcp_parameters(settings.heartbeat_seconds),
         )
-        if extensions.libpq_version() >= 120000:
-            info["tcp_user_timeout"] = int(every * 1000)
         connection = await Connection.open(info, timeout, timeout / 6)
         session = cls(connection, settings, channels)
         try:
@@ -107,10 +120,7 @@ class Session:
         # A pooler answers with a process id of its own making.
         self.pooler = pid != self._connection.backend_pid
         if not self.pooler:  # a pooler's connection is left as it is: others use it
-            every = max(1, int(self._settings.heartbeat_seconds))
-            await self._connection.query(
-                SERVER_SETTINGS.format(every=every, timeout=4000 * every)
-            )
+            await self._connection.query(server_settings(self._settings.heartbeat_seconds))
         listen = "".join(f"LISTEN {_quoted(channel)};" for channel in self._channels)
         self._pid = (await self._connection.query(listen + "SELECT pg_backend_pid()"))[0][0]
         self.endpoint += " (through a pooler)" if self.pooler else f" (backend pid {pid})"

@@ -116,11 +116,23 @@ OTHERS = OrderedDict(
         ("wakeups_per_second", (_number(1, 1000000, "subscribers"), 500.0)),
         # Whether NOTIFYs leave on a connection that is kept.
         ("keep_notify", (_switch, True)),
+        # Whether the runner of OCA's queue_job, where it is loaded, connects as the listeners do.
+        ("queue_job", (_switch, True)),
         # Where the metrics are served; without a port nowhere.
         ("metrics_port", (_one_port, None)),
         ("metrics_host", (_one_host, "127.0.0.1")),
     )
 )
+
+
+def server_wide_modules() -> List[str]:
+    """The modules that Odoo's configuration loads server-wide."""
+    from odoo.tools import config  # the rest of this file needs no Odoo
+
+    modules = config.get("server_wide_modules") or ""
+    if isinstance(modules, str):  # a list from series 19 on
+        modules = modules.split(",")
+    return [module.strip() for module in modules if module.strip()]
 
 
 class Settings:
@@ -160,7 +172,7 @@ class Settings:
     @classmethod
     def of_odoo(cls) -> "Settings":
         """The settings of this process."""
-        from odoo.tools import config  # the rest of this file needs no Odoo
+        from odoo.tools import config
 
         source = config.get("config") or getattr(config, "rcfile", None) or "odoo.conf"
         return cls(os.environ, config, source)

@@ -96,10 +96,10 @@ class Stack:
         odoo.data_dir = self.odoo_data
         return self.add(odoo)
 
-    def database(self, name, modules=("base", "web", "bus")):
+    def database(self, name, modules=("base", "web", "bus"), addons=()):
         """Make a database with these modules: installed by Odoo the first time on this machine, then copied."""
         if name not in self.databases:
-            Template(self, modules).copy(name)
+            Template(self, modules, addons).copy(name)
             self.databases.add(name)
         return name
 

@@ -19,7 +19,7 @@ from .base import INTERRUPTS, StackError, Unavailable, interrupt_once, say
 from .browser import chromium
 from .cache import Cache, Missing
 from .programs import haproxy, patroni, programs
-from .python import GROUPS, packages, published
+from .python import GROUPS, QUEUE_JOB, packages, published, queue_job
 from .source import PACKAGES, find_odoo
 
 # what takes longest goes first
@@ -30,6 +30,7 @@ THINGS = {
     **{f"packages-{group}": functools.partial(packages, group=group) for group in GROUPS},
     "programs": programs,
     "published-19": functools.partial(published, series=19),
+    **{f"queue-job-{series}": functools.partial(queue_job, series=series) for series in QUEUE_JOB},
     "haproxy": haproxy,
     "patroni": patroni,
 }

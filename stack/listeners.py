@@ -1,6 +1,8 @@
 """What PostgreSQL knows of the listeners, asked of the server and of nobody else; and how often the log has a line."""
 import datetime
 import itertools
+import math
+import os
 import re
 from pathlib import Path
 
@@ -43,6 +45,17 @@ def backends_of(postgres, pids):
     ports = client_ports(pids)
     return postgres.query(
         "SELECT pid, application_name, query FROM pg_stat_activity WHERE client_port = ANY(%s)", [list(ports)])
+
+
+def keepalive_in(local_ports, remote_ports):
+    """Seconds until the kernel next asks whether the other side is there, on a connection between such ports."""
+    found = [math.inf]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, _, timer, *_ = line.split()
+        ports = [int(address.split(":")[1], 16) for address in (local, remote)]
+        if ports[0] in local_ports and ports[1] in remote_ports and timer.startswith("02:"):
+            found.append(int(timer[3:], 16) / os.sysconf("SC_CLK_TCK"))
+    return min(found)
 
 
 def client_ports(pids):

@@ -94,9 +94,9 @@ class Odoo(Program):
         # buffered output would reach the log too late to be waited for
         return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **self.source.env, **(more or {})}
 
-    def create_database(self, name, modules=("base", "web", "bus"), timeout=600):
+    def create_database(self, name, modules=("base", "web", "bus"), addons=(), timeout=600):
         """Make a database and install modules in it, through the address this Odoo was given."""
-        self.run_once(name, "-i", ",".join(modules), *self.facts.without_demo, timeout=timeout)
+        self.run_once(name, "-i", ",".join(modules), *self.facts.without_demo, addons=addons, timeout=timeout)
 
     def run_once(self, database, *args, options=None, addons=(), env=None, timeout=600):
         """Run Odoo on a database without serving, until it is done: its output. An exit code is an error."""

@@ -1,4 +1,4 @@
-"""A Python environment for Odoo and for the tests, and the published addon, by pip.
+"""A Python environment for Odoo and for the tests, and addons that others published, by pip.
 
 Contract: `environment(cache, groups)` is the interpreter of a virtual environment that sees what
 stack/requirements-<group>.txt pins, and nothing else. Each group is a folder of the cache, installed as a whole and
@@ -18,6 +18,8 @@ from .base import HERE, StackError, is_full, progress, run, say
 GROUPS = ("odoo", "test", "browser", "figures")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 PUBLISHED = "odoo-addon-bus-alt-connection"
+# OCA's queue_job: series -> what pip is asked for
+QUEUE_JOB = {19: "odoo-addon-queue-job==19.0.2.4.0.1", 14: "odoo14-addon-queue-job==14.0.3.15.1"}
 
 
 def pip(cache):
@@ -113,13 +115,22 @@ def environment(cache, groups):
 
 
 def published(cache, series):
-    """The published addon of this series, from the package index: (addons folder, its version)."""
+    """The published addon of this series: (addons folder, its version)."""
+    return from_index(cache, f"published-{series}", f"{PUBLISHED}=={series}.0.*")
+
+
+def queue_job(cache, series):
+    """OCA's queue_job of this series: (addons folder, its version)."""
+    return from_index(cache, QUEUE_JOB[series].replace("==", "-"), QUEUE_JOB[series])
+
+
+def from_index(cache, name, wanted):
+    """An addon of the package index: (addons folder, its version)."""
     def make(folder, work, how):
-        run_pip(how, work, f"{PUBLISHED} {series}.0", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-                "--dest", folder, f"{PUBLISHED}=={series}.0.*")
+        run_pip(how, work, wanted, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder, wanted)
         wheel, = folder.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
-    folder = cache.made(f"published-{series}", make, lambda: pip(cache))
+    folder = cache.made(name, make, lambda: pip(cache))
     wheel, = folder.glob("*.whl")
     return folder / "odoo" / "addons", wheel.name.split("-")[1]

@@ -14,16 +14,17 @@ from .process import DEADLINE, wait_until
 
 
 class Template:
-    def __init__(self, stack, modules):
+    def __init__(self, stack, modules, addons=()):
         self.stack = stack
-        self.modules = tuple(modules)
+        self.modules, self.addons = tuple(modules), tuple(addons)
         self.name = "template_" + "_".join(self.modules)[:40]
 
     def key(self):
         # not its interpreter, which also differs by what the tests import
         script = self.stack.machine.odoo.command[-1]
         server = self.stack.postgres.query("SHOW server_version_num")[0][0]
-        parts = [str(script), os.stat(script).st_mtime_ns, self.stack.machine.odoo.series, server, self.modules]
+        parts = [str(script), os.stat(script).st_mtime_ns, self.stack.machine.odoo.series, server, self.modules,
+                 *map(str, self.addons)]
         return "database-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def copy(self, name):
@@ -75,7 +76,7 @@ class Template:
         say(f"Odoo installs {', '.join(self.modules)} through the pooler (half a minute, the first time)")
         # a name of its own: one stack may make several, and make one again that failed
         odoo = self.stack.odoo(name=f"odoo-install-{len(self.stack.started)}")
-        odoo.create_database(self.name, self.modules)
+        odoo.create_database(self.name, self.modules, self.addons)
 
     def save(self, folder):
         exchange = self.stack.postgres.folder / "template.dump"     # where the server's user may write

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from stack import Postgres, Stack, StackError
+from stack import Postgres, Stack, StackError, python
 from stack.client import Sender, Session
 from stack.faults import Proxy
 from stack.machine import PACKAGES, Unavailable
+from stack.python import QUEUE_JOB
 from stack.series import Series
 
 pytest_plugins = ["running"]
@@ -100,6 +101,17 @@ def postgres(stack):
 @pytest.fixture(scope="session")
 def pgbouncer(stack):
     return stack.pgbouncer
+
+
+@pytest.fixture(scope="session")
+def queue_job(stack, facts):
+    """The addons folder of OCA's queue_job, of this series."""
+    if facts.number not in QUEUE_JOB:
+        pytest.skip(f"NOT TESTED: stack/python.py names no queue_job of {facts}")
+    try:
+        return python.queue_job(stack.machine.cache, facts.number)[0]
+    except StackError as exc:
+        pytest.skip(f"NOT TESTED: {exc}")
 
 
 class Servers:

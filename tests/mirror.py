@@ -53,8 +53,8 @@ PACKAGES = {
     "python3-prometheus-client": ("", {}),
 }
 
-# one of the groups of Python packages, for all are asked for in the same way
-ALL = [name for name in THINGS if not name.startswith("packages-")] + ["packages-browser"]
+# one of the groups of Python packages and one addon of the index, for all are asked for in the same way
+ALL = [name for name in THINGS if not name.startswith(("packages-", "queue-job-"))] + ["packages-browser"]
 QUICK = "import stack.apt, stack.python; stack.apt.PAUSE = stack.python.PAUSE = 0.2\n"
 ASK = QUICK + """
 import os, sys

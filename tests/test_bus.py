@@ -5,11 +5,10 @@ Takes 3 min.
 import os
 import socket
 import time
-from pathlib import Path
 
 import pytest
 
-from stack.listeners import backends_of, client_ports, direct, wait_listening
+from stack.listeners import backends_of, client_ports, direct, keepalive_in, wait_listening
 from stack.process import DEADLINE, children, shortest, wait_until
 
 CRON_FAST = 15.0    # seconds; through the pooler a trigger waits for upstream's slow clock, up to 60 s
@@ -38,17 +37,11 @@ def test_postgresql_asks_whether_the_listener_is_there(serving, bus, postgres):
     bus(serving)
     pid, = wait_listening(postgres, serving, "bus")
     (client_port,), = postgres.query("SELECT client_port FROM pg_stat_activity WHERE pid = %s", [pid])
-    ends = f":{postgres.port:04X}", f":{client_port:04X}"
 
-    def keepalive_in():
-        """Seconds until the kernel asks the client, as PostgreSQL's end of the connection has it."""
-        for line in Path("/proc/net/tcp").read_text().splitlines():
-            _, local, remote, _, _, timer, *_ = line.split()
-            if (local[8:], remote[8:]) == ends and timer.startswith("02:"):
-                return int(timer[3:], 16) / os.sysconf("SC_CLK_TCK")
-        return None
+    def asked_in():     # PostgreSQL's end of the connection
+        return keepalive_in([postgres.port], [client_port])
     # the heartbeat's
-    wait_until(lambda: (keepalive_in() or 3600) <= 5, DEADLINE, lambda: f"it is asked in {keepalive_in()} s")
+    wait_until(lambda: asked_in() <= 5, DEADLINE, lambda: f"it is asked in {asked_in()} s")
 
 
 def test_only_the_listeners_go_directly(serving, bus, postgres, facts):

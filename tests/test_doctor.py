@@ -72,7 +72,9 @@ class Doctor:
             seen = worst.setdefault(check["name"], check)
             if STATES.index(check["state"]) > STATES.index(seen["state"]):
                 worst[check["name"]] = check
-        assert sorted(worst) == sorted(CHECKS)      # each is reported, also what could not be checked
+        # each is reported, also what could not be checked
+        loaded = "queue_job" in (self.options or {}).get("server_wide_modules", "")
+        assert sorted(worst) == sorted([*CHECKS, *["queue_job"] * loaded])
         return status, worst
 
 
@@ -269,6 +271,53 @@ def test_who_holds_up_the_queue(doctor, postgres, full_queue):
     check = doctor().checks()[1]["NOTIFY queue"]
     assert check["text"].startswith("88 % full; when it is full")
     assert "superuser" in check["remedy"]
+
+
+# -- queue_job ---------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def runner(doctor, facts, queue_job):
+    """A Doctor of an Odoo that loads queue_job: `runner(options)`."""
+    def make(options=None):
+        one = doctor()
+        one.options = {"server_wide_modules": f"{facts.server_wide},bus_alt_connection,queue_job", "db_name": "demo",
+                       "addons_path": one.odoo.addons_path([queue_job]), **(options or {})}
+        return one
+    return make
+
+
+def test_the_runner_of_queue_job_goes_past_the_pooler(runner, postgres):
+    status, checks = runner().checks()
+    assert (status, checks["queue_job"]["state"]) == (0, "ok"), checks
+    assert f"connects to 127.0.0.1:{postgres.port}/demo as odoo, no pooler" in checks["queue_job"]["text"]
+    # it needs Odoo's tables, and so Odoo's role; and the databases that nobody names are those of that role
+    status, checks = runner({"imdispatcher_db_host": "auto", "imdispatcher_db_port": None, "db_name": None,
+                             "imdispatcher_db_user": "somebody"}).checks()
+    assert (status, checks["queue_job"]["state"]) == (2, "ok"), checks
+    assert re.search(rf"connects to 127.0.0.1:{postgres.port}/\w+ as odoo, no pooler", checks["queue_job"]["text"])
+
+
+@pytest.mark.newest
+def test_the_runner_of_queue_job_has_the_password_of_odoos_role(runner):
+    status, checks = runner({"imdispatcher_db_password": "another"}).checks()
+    assert (status, checks["queue_job"]["state"]) == (2, "failed")
+    assert "its runner cannot connect to" in checks["queue_job"]["text"]
+    assert "imdispatcher_db_password" in checks["queue_job"]["remedy"]
+
+
+@pytest.mark.parametrize("where", [pytest.param("turned off", marks=pytest.mark.newest), "odoo.conf"])
+def test_a_runner_of_queue_job_that_goes_through_the_pooler(runner, pgbouncer, where):
+    one = runner({"imdispatcher_queue_job": "false"} if where == "turned off" else None)
+    env = {}
+    if where == "odoo.conf":
+        whole = one.odoo.folder / "whole.conf"
+        whole.write_text(f"{one.odoo.config(one.options).read_text()}"
+                         f"[queue_job]\njobrunner_db_host = 127.0.0.1\njobrunner_db_port = {pgbouncer.port}\n")
+        env["ODOO_RC"] = str(whole)
+    status, checks = one.checks(env=env)
+    assert (status, checks["queue_job"]["state"]) == (2, "failed")
+    assert f":{pgbouncer.port}/demo as odoo, a pooler in transaction mode" in checks["queue_job"]["text"]
+    assert "to PostgreSQL itself" in checks["queue_job"]["remedy"]
 
 
 # -- TLS ---------------------------------------------------------------------------------------------------------------

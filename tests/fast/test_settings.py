@@ -20,6 +20,7 @@ def option(name):
 
 
 DEFAULTS = Settings({}).values
+SWITCHES = ("keep_notify", "queue_job")
 
 
 def test_every_setting_is_here():
@@ -66,7 +67,7 @@ def test_each_name_each_way(name, text, value, way):
 @pytest.mark.parametrize("name", NAMES)
 def test_precedence(name):
     """Each of the three has another right value; the one that stands first is taken away in turn."""
-    texts = {"db_sslmode": ("require", "allow", "prefer"), "keep_notify": ("false", "true", "false")}.get(
+    texts = {"db_sslmode": ("require", "allow", "prefer"), **dict.fromkeys(SWITCHES, ("false", "true", "false"))}.get(
         name, ("1", "2", "3"))
     documented, published, in_file = (Settings({env(name): text}).values[name] for text in texts)
     conf = {option(name): texts[2]}
@@ -85,9 +86,9 @@ def test_precedence(name):
 def test_what_odoos_older_parsers_make_of_a_value(name):
     """They turn some texts into numbers, booleans and None; where that is possible the value is the same."""
     assert Settings({}, {option(name): None}).values == DEFAULTS
-    if name == "keep_notify":
-        assert Settings({}, {option(name): False}).keep_notify is False
-        assert Settings({}, {option(name): True}).keep_notify is True
+    if name in SWITCHES:
+        assert Settings({}, {option(name): False}).values[name] is False
+        assert Settings({}, {option(name): True}).values[name] is True
     else:
         assert Settings({}, {option(name): False}).values == DEFAULTS
     if name.endswith(("_port", "_seconds", "_second")):

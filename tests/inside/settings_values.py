@@ -22,6 +22,7 @@ OTHERS = [
     ("poll_seconds", "45", 45.0),
     ("wakeups_per_second", "1000000", 1000000),
     ("keep_notify", "false", False),
+    ("queue_job", "false", False),
     ("metrics_port", "9187", 9187),
     ("metrics_host", "0.0.0.0", "0.0.0.0"),
 ]
@@ -59,6 +60,7 @@ WRONG = [
     ("wakeups_per_second", "1000001", "1 to 1000000"),
     ("keep_notify", "never", "true, false"),
     ("keep_notify", "2", "true, false"),
+    ("queue_job", "never", "true, false"),
     ("metrics_port", "70000", "1 to 65535"),
     ("metrics_port", "9187,9188", "1 to 65535"),
     ("metrics_host", "here:9187", "without a port"),
