@@ -1,5 +1,8 @@
 """Programs in the background, each in a process group of its own, ended by process id and never by name."""
+import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -9,20 +12,26 @@ from pathlib import Path
 from .machine import StackError
 
 DEADLINE = 60       # seconds; to catch what hangs, however slow the machine is: not to measure
-GIVEN = set()
+PORTS, SLICES = range(10000, 32768), 64
+TURNS = itertools.count(random.randrange(1000))
 PROGRAMS = []       # every Program that was launched; whoever reads it may take out those that do not run any more
 KEPT = 100_000      # bytes of a log that can be read when its file is gone
 
 
 def free_port():
-    """A port that nobody has, and that was not given before: the kernel may well offer one twice until it is bound."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port not in GIVEN:
-            GIVEN.add(port)
+    """A port that nobody has, and that this process was not given lately.
+
+    Below those that the kernel gives to outgoing connections (from 32768 on), and in a slice of this process's own, as
+    it may be bound much later and several runs go on at a time.
+    """
+    size = (PORTS.stop - PORTS.start) // SLICES
+    first = PORTS.start + os.getpid() % SLICES * size
+    for number in itertools.islice(TURNS, size):
+        port = first + number % size
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
             return port
+    raise StackError(f"all ports from {first} to {first + size - 1} are in use")
 
 
 def wait_until(done, timeout, failure):
