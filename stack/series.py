@@ -16,6 +16,8 @@ FACTS = {
     # the clients: stack/client.py has a class of each name
     "client": {12: "LongPolling", 16: "WebSocket"},
     "websocket": {12: None, 16: "odoo.addons.bus.websocket"},
+    # a websocket closes the pair of sockets by which it is woken when it ends; before, garbage collection does
+    "closes_its_pair": {12: False, 19: True},
     # from Python: the method of bus.bus, and what it is given before the message
     "send": {12: "sendone", 15: "_sendone"},
     "notify_function": {12: False, 15: True},           # the environment may name the function that NOTIFYs
