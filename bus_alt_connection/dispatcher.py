@@ -113,7 +113,7 @@ def _ended_with_the_server(run: Callable) -> Callable:
     def run_until_the_server_stops(self: Any, *args: Any, **kwargs: Any) -> Any:
         server = odoo.service.server.server
         if server is not None:
-            server.on_stop(run.__globals__["stop_event"].set)
+            server.on_stop(find()[0].stop_event.set)
             server.on_stop(self.wakeup_workers)
         return run(self, *args, **kwargs)
 
@@ -128,7 +128,7 @@ def _repeated(loop: Callable) -> Callable:
             try:
                 return loop(self, *args, **kwargs)
             except Exception:  # any: upstream would sleep for 20 to 50 s, see above
-                stopping = loop.__globals__.get("stop_event")  # series from 15 on have one
+                stopping = getattr(find()[0], "stop_event", None)  # series from 15 on have one
                 if stopping is not None and stopping.is_set():
                     raise
                 _logger.warning("The loop of the bus failed and goes on.", exc_info=True)
@@ -156,7 +156,8 @@ class Subscribers:
     @staticmethod
     def notify_function() -> str:
         """The function that Odoo NOTIFYs with."""
-        return getattr(find()[0], "ODOO_NOTIFY_FUNCTION", "pg_notify")
+        # In 15 and 16 it is None where the environment names none, and before there is none.
+        return getattr(find()[0], "ODOO_NOTIFY_FUNCTION", None) or "pg_notify"
 
     def accept(self, payload: str) -> payloads.Accepted:
         """What upstream's loop is to see of a payload, and which channels it names."""

@@ -40,7 +40,7 @@ class Notification(NamedTuple):
 
 # 12 to 17; a channel without quotes is in lower case for PostgreSQL
 NOTIFY = re.compile(r"\s*notify\s+(imbus|cron_trigger)\s*,\s*%s\s*;?\s*$", re.IGNORECASE)
-# 16 on, and before where ODOO_NOTIFY_FUNCTION is set
+# 17 on, and before where ODOO_NOTIFY_FUNCTION is set
 SELECT = re.compile(
     r"\s*select\s+(\w+|\"(?:[^\"]|\"\")+\")\s*\(\s*'((?-i:imbus|cron_trigger))'\s*,\s*%s\s*\)\s*;?\s*$",
     re.IGNORECASE,

@@ -16,12 +16,17 @@ FACTS = {
     # the clients: stack/client.py has a class of each name
     "client": {12: "LongPolling", 16: "WebSocket"},
     "websocket": {12: None, 16: "odoo.addons.bus.websocket"},
+    # a websocket closes the pair of sockets by which it is woken when it ends; before, garbage collection does
+    "closes_its_pair": {12: False, 19: True},
     # from Python: the method of bus.bus, and what it is given before the message
     "send": {12: "sendone", 15: "_sendone"},
     "notify_function": {12: False, 15: True},           # the environment may name the function that NOTIFYs
     "message_type": {12: None, 15: "bus_alt"},          # a message has a type since, and its channel a database
     # who listens for "cron_trigger"
     "cron_listeners": {12: None, 15: "one per cron thread or worker"},
+    "runs_again": {12: {"numbercall": -1}, 18: {}},     # what a job of cron needs to run more than once
+    # the cron thread queries PostgreSQL outside of any job; before, it looks at the databases that are loaded
+    "cron_thread_queries": {12: False, 19: True},
     # the dispatcher's class, and what of it the seam needs
     "dispatcher": {12: "odoo.addons.bus.models.bus.ImDispatch", 20: "odoo.addons.bus.bus_dispatcher.BusDispatcher"},
     "loop": {12: "loop", 20: "_listener_loop"},

@@ -51,6 +51,9 @@ class Template:
             self.stack.postgres.query(f'CREATE DATABASE "{name}" TEMPLATE "{self.name}" OWNER {ODOO_USER}')
         except psycopg2.errors.ObjectInUse:
             return False
+        # A sequence of the copy may give the same values again after a crash: PostgreSQL logs a sequence ahead, and for
+        # the copy only from the next checkpoint on.
+        self.stack.postgres.query("CHECKPOINT")
         return True
 
     @property

@@ -9,6 +9,7 @@ that takes long and has a like that runs on each series is marked `newest`, and 
 import itertools
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -71,6 +72,8 @@ def stack(series, request):
     except StackError as exc:
         if isinstance(exc, Unavailable) and not request.config.getoption("series"):
             pytest.skip(f"NOT TESTED on series {series}: {exc}")
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(exc, file=sys.stderr)     # pytest-xdist says of an exit only that there was one
         pytest.exit(str(exc), returncode=3)
 
 

@@ -60,6 +60,7 @@ def test_triggered_while_nobody_listened(trigger, server, proxy, stack):
     assert trigger() < QUICK
 
 
+@pytest.mark.needs("cron_thread_queries")
 def test_no_thread_ends(stack, odoo, bus):
     """Upstream's own query on its slow clock fails while PostgreSQL is away; its thread goes on all the same."""
     # without a database by name it asks which there are; without a pooler, which would let it wait

@@ -22,6 +22,7 @@ from stack.client import Sender, Session, compact
 from stack.faults import Island, Proxy
 from stack.flow import when_serves
 from stack.hold import ADDONS, HOLDING, Hold
+from stack.jobs import QUICK, a_job
 from stack.listeners import backends_of, client_ports, wait_listening
 from stack.process import DEADLINE, children, wait_until
 from stack.state import pass_seconds
@@ -382,25 +383,13 @@ def test_the_evented_process_goes_on_meanwhile(held, evented, pgbouncer):
 @pytest.mark.needs("cron_listeners")
 def test_cron_trigger_leaves_by_it(odoo, bus, pgbouncer, postgres):
     server = odoo(workers=0)
-    client, sender = bus(server)
     wait_listening(postgres, server, "cron")
-    session = sender.session
-    model = session.call_kw("ir.model", "search", [["model", "=", "res.partner"]], limit=1)[0]
-    job = session.call_kw("ir.cron", "create", {
-        "name": "Say so", "model_id": model, "state": "code", "active": True, "interval_number": 1,
-        "interval_type": "months", "nextcall": "2100-01-01 00:00:00",
-        "code": sender.orm_code(repr(sender.channel), "'ran'")})
-    action = session.call_kw("ir.actions.server", "create", {
-        "name": "Trigger it", "model_id": model, "state": "code", "code": f"env['ir.cron'].browse({job})._trigger()"})
-    logins = len(re.findall("login attempt: db=postgres", pgbouncer.log.read_text()))
-    for _ in range(3):
-        before = time.monotonic()
-        session.call_kw("ir.actions.server", "run", [action])
-        assert client.next(DEADLINE).payload == "ran"
-        assert time.monotonic() - before < 15, "upstream's own look is made once a minute"
-    assert len(kept(pgbouncer, server)) == 1
-    assert len(re.findall("login attempt: db=postgres", pgbouncer.log.read_text())) <= logins + 2
-    session.call_kw("ir.cron", "unlink", [job])
+    with a_job(server, bus) as trigger:
+        logins = len(re.findall("login attempt: db=postgres", pgbouncer.log.read_text()))
+        for _ in range(3):
+            assert trigger() < QUICK
+        assert len(kept(pgbouncer, server)) == 1
+        assert len(re.findall("login attempt: db=postgres", pgbouncer.log.read_text())) <= logins + 2
 
 
 @pytest.mark.needs("notify_function")

@@ -72,10 +72,13 @@ def test_after_19(odoo, pgbouncer, postgres, system):
 
 @pytest.mark.needs("stop_event")
 def test_who_waits_is_woken_when_the_server_stops(odoo, bus):
-    """As in series 15, whose dispatcher finds no server to ask for it when it is loaded server-wide."""
+    """As in series 15, whose dispatcher finds no server to ask for it when it is loaded server-wide.
+
+    Also where another addon wraps the dispatcher, and where no function to NOTIFY with is named.
+    """
     server = odoo(load="base,web,bus_test_order", addons=[ADDONS],
                   env={"BUS_TEST_ORDER": "bus_test_wakeup,bus_alt_connection"})
     bus(server)
-    server.wait_log("listen imbus")
+    server.wait_log("bus listener is listening on")
     server.stop()
     assert server.wait_log(r"woken up, the loop is told to end: (\w+)")[1] == "True"

@@ -24,17 +24,21 @@ def held(send):
     @functools.wraps(send)
     def send_held(self, *args, **kwargs):
         # before the bus adds its own: they run in this order
-        self.env.cr.postcommit.add(wait_while_held)
+        cr = self.env.cr
+        if hasattr(cr, "postcommit"):
+            cr.postcommit.add(wait_while_held)
+        else:       # before series 14
+            cr.after("commit", wait_while_held)
         return send(self, *args, **kwargs)
     return send_held
 
 
 def post_load():
     from odoo.addons.bus.models import bus
-    if hasattr(bus, "BusBus"):  # series 16 on
-        bus.BusBus._ensure_hooks = held(bus.BusBus._ensure_hooks)
-    else:
-        bus.ImBus.sendmany = held(bus.ImBus.sendmany)
+    model = getattr(bus, "BusBus", None) or bus.ImBus
+    # series 17 on, 15 and 16, before
+    name = next(name for name in ("_ensure_hooks", "_sendmany", "sendmany") if hasattr(model, name))
+    setattr(model, name, held(getattr(model, name)))
     if os.environ.get("BUS_TEST_IDLE"):
         from odoo.addons.bus_alt_connection import notifier
         notifier.Notifier.IDLE_SECONDS = float(os.environ["BUS_TEST_IDLE"])
