@@ -1,0 +1,306 @@
+"""./dev matrix: other poolers on the pooled path, other servers behind it, and whether the bus works and heals there.
+
+Contract: a cell is one pooler and one server, both as Debian has them in one of its releases. In each Odoo installs
+`bus` through the pooler, and then does CHECKS in order, with notifications four times a second. What cannot be is a
+finding: its cell says so, with the error. Exits 0 when PgBouncer did everything with every server, and no cell lost a
+notification.
+"""
+import argparse
+import dataclasses
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import psycopg2
+import requests
+
+from stack import Machine, Stack, StackError, say
+from stack.client import OdooError, Sender
+from stack.command import exit_status
+from stack.faults import Proxy
+from stack.flow import Flow, when_serves
+from stack.listeners import direct, wait_listening
+from stack.poolers import Odyssey, Pgagroal, Pgpool
+from stack.process import DEADLINE, wait_until
+from stack.releases import released
+
+from . import report
+from .setups import DATABASE
+
+ERRORS = (AssertionError, StackError, OdooError, psycopg2.Error, requests.RequestException)
+LONGEST = 300           # seconds for an installation
+BACK = 30               # seconds for a notification after a fault
+
+# a pooler: how it is called, the release and the package it comes from, and its class where it is no PgBouncer
+Kind = namedtuple("Kind", "title release package pooler", defaults=[None])
+POOLERS = {
+    "pgbouncer-1.15": Kind("PgBouncer 1.15", "bullseye", "pgbouncer"),
+    "pgbouncer-1.18": Kind("PgBouncer 1.18", "bookworm", "pgbouncer"),
+    "pgbouncer-1.24": Kind("PgBouncer 1.24", "trixie", "pgbouncer"),
+    "pgbouncer-1.26": Kind("PgBouncer 1.26", "unstable", "pgbouncer"),
+    "odyssey": Kind("Odyssey", "unstable", "odyssey", Odyssey),
+    "pgagroal": Kind("pgagroal", "unstable", "pgagroal", Pgagroal),
+    "pgpool": Kind("pgpool-II", "bookworm", "pgpool2", Pgpool),
+}
+SERVERS = {13: "bullseye", 15: "bookworm", 17: "trixie", 18: "unstable"}
+OLDEST, NEWEST = ("pgbouncer-1.15", 13), ("pgbouncer-1.26", 18)
+# not the full product: every pooler with one server, every server with one pooler, and the oldest and the newest pair
+CELLS = [*((name, 15) for name in POOLERS), *(("pgbouncer-1.18", server) for server in (13, 17, 18)), OLDEST, NEWEST]
+
+# made: {check: what came of it}; failed: {check: why}; versions: of the pooler and of the server, as they say
+Cell = namedtuple("Cell", "pooler server made failed versions")
+
+
+def programs(machine, pooler, server):
+    """(this machine with the programs of a cell, the folder of the pooler's package)"""
+    kind, release = POOLERS[pooler], SERVERS[server]
+    package = released(machine.cache, kind.release, kind.package)
+    postgres = released(machine.cache, release, f"postgresql-{server}")
+    own = {"pg_bin": postgres / f"usr/lib/postgresql/{server}/bin", "env": {}}
+    if not kind.pooler:
+        own["pgbouncer"] = package / "usr/sbin/pgbouncer"
+    return dataclasses.replace(machine, **own), package
+
+
+class Bed:
+    """One cell while it runs."""
+
+    def __init__(self, stack, pooler):
+        self.stack, self.pooler = stack, pooler
+        self.postgres = stack.postgres
+        self.path = Proxy((self.postgres.host, self.postgres.port))
+        self.odoo = self.flow = None
+
+    # -- the checks, in this order: each returns what came of it ------------------------------------------------------
+
+    def installed(self):
+        """Odoo installs bus"""
+        begun = time.monotonic()
+        self.made("install").create_database(DATABASE, timeout=LONGEST)
+        return f"{time.monotonic() - begun:.0f} s"
+
+    def copied(self):
+        """a copy of a database that Odoo made"""
+        self.stack.database(DATABASE)
+        return "yes"
+
+    def delivered(self):
+        """notification"""
+        self.odoo = self.made("odoo").start(DATABASE, workers=1)
+        self.flow = Flow(self.odoo, self.pooler, self.postgres, DATABASE).__enter__()
+        wait_listening(self.postgres, self.odoo, "bus")
+        since = time.monotonic()
+        self.flow.check_pushed(since)
+        return f"{statistics.median(self.flow.took(since)) * 1000:.0f} ms"
+
+    def terminated(self):
+        """listener terminated"""
+        event = time.monotonic()
+        self.postgres.query("SELECT pg_terminate_backend(%s)", self.listener())
+        return self.back(event)
+
+    def restarted(self):
+        """PostgreSQL restarted"""
+        self.postgres.restart()
+        return self.back(max(time.monotonic(), when_serves(self.pooler, ("postgres", DATABASE))))
+
+    def silent(self):
+        """listener's path silent"""
+        pid, = self.listener()
+        port, = self.postgres.query("SELECT client_port FROM pg_stat_activity WHERE pid = %s", [pid])[0]
+        event = time.monotonic()
+        self.path.forget({port})
+        wait_until(lambda: [row for row in direct(self.postgres, self.odoo, "bus") if row[0] != pid], BACK,
+                   "the silent path is not noticed")
+        # PostgreSQL was told nothing, either
+        self.postgres.query("SELECT pg_terminate_backend(%s)", [pid])
+        return self.back(event)
+
+    def pooler_restarted(self):
+        """pooler restarted"""
+        self.pooler.restart()
+        return self.back(when_serves(self.pooler, ("postgres", DATABASE)))
+
+    def api(self):
+        """message by Odoo's API"""
+        sender = Sender(self.flow.session, self.pooler, f"api-{time.monotonic_ns()}")
+        with self.flow.session.subscribe([sender.channel], last=self.flow.clients[0].last) as client:
+            client.wait_subscribed()
+            for _ in range(2):      # the first one may come without a NOTIFY: who subscribes asks once
+                begun = time.monotonic()
+                sender.send_orm("by the API")
+                if not client.next(BACK):
+                    raise StackError("it does not arrive")
+            return f"{(client.received[-1].at - begun) * 1000:.0f} ms"
+
+    def lost(self):
+        """lost"""
+        rows = self.flow.check()
+        return f"0 of {rows}"
+
+    def doctor(self):
+        """the doctor names"""
+        odoo = self.made("doctor")
+        done = subprocess.run([*odoo.source.command, "bus_doctor", "--json"], cwd=odoo.folder, capture_output=True,
+                              text=True, env=odoo.env({"ODOO_RC": str(odoo.config())}), timeout=DEADLINE)
+        found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        return found["pooler"]["text"].partition(":")[0]
+
+    # -- what they share ----------------------------------------------------------------------------------------------
+
+    def made(self, name):
+        """An Odoo behind the pooler, not started; its listeners go past it, on a path that can break."""
+        odoo = self.stack.odoo(direct=False, name=name)
+        odoo.db_host, odoo.db_port = self.pooler.host, self.pooler.port
+        odoo.direct_host, odoo.direct_port = self.path.host, self.path.port
+        return odoo
+
+    def listener(self):
+        return wait_listening(self.postgres, self.odoo, "bus", timeout=BACK)
+
+    def back(self, event):
+        """Seconds until something that was sent after `event` came; everything comes at once from then on."""
+        took = self.flow.back_after(event, BACK)
+        self.listener()
+        self.flow.check_pushed()
+        return f"{took:.1f} s"
+
+    def end(self):
+        if self.flow:
+            self.flow.__exit__()
+        self.path.close()
+
+
+CHECKS = [Bed.installed, Bed.delivered, Bed.terminated, Bed.restarted, Bed.silent, Bed.pooler_restarted, Bed.api,
+          Bed.lost, Bed.doctor]
+# without these nothing else can be
+NEEDED = {Bed.installed, Bed.copied, Bed.delivered}
+
+
+def run_cell(machine, name, server, checks=CHECKS):
+    """A Cell."""
+    kind = POOLERS[name]
+    machine, package = programs(machine, name, server)
+    cell = Cell(name, server, {}, {}, {})
+    with Stack(machine=machine) as stack:
+        cell.versions["PostgreSQL"] = stack.postgres.query("SHOW server_version")[0][0].split()[0]
+        cell.versions["pooler"] = version(kind, machine, package)
+        pooler = stack.pgbouncer
+        if kind.pooler:
+            pooler = stack.add(kind.pooler(machine, stack.folder / name, stack.postgres, package, DATABASE))
+            if pooler.prefilled:
+                stack.postgres.query(f"CREATE DATABASE {DATABASE} TEMPLATE template0 OWNER odoo")
+            pooler.start()
+        bed = Bed(stack, pooler)
+        try:
+            for check in checks:
+                title = check.__doc__
+                try:
+                    cell.made[title] = check(bed)
+                    say(f"  {title}: {cell.made[title]}")
+                except ERRORS as exc:
+                    cell.failed[title] = shown(exc)
+                    say(f"  {title}: {cell.failed[title]}")
+                    if check in NEEDED:
+                        break
+        finally:
+            bed.end()
+    return cell
+
+
+def version(kind, machine, package):
+    """What a pooler says of itself."""
+    if not kind.pooler:
+        return "PgBouncer " + said(machine.pgbouncer)
+    folder = "sbin" if kind.pooler is Pgpool else "bin"
+    return f"{kind.title} {said(package / 'usr' / folder / kind.package.rstrip('2'))}"
+
+
+def said(program):
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, env={**os.environ, "HOME": "/"})
+    return re.search(r"\d+\.\d[\d.]*", done.stdout + done.stderr)[0]
+
+
+def shown(exc):
+    """An error in one line, without what differs from run to run."""
+    text = " ".join(str(exc).split()) or type(exc).__name__
+    return text if len(text) < 300 else text[:297] + "…"
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+NOTE = """Each line is one cell: a pooler and a server, with the programs of Debian's releases. Odoo {odoo} runs behind
+the pooler with one HTTP worker, its listeners connect to PostgreSQL directly. PgBouncer has the ``pgbouncer.ini`` of
+this repository, the others what is nearest to it; pgpool-II has no transaction pooling and pools sessions.
+
+It is not every pooler with every server: every pooler runs with PostgreSQL 15, every server with PgBouncer 1.18, and
+beside these the oldest and the newest of both together.
+
+* Odoo installs ``bus``: base, web and bus in a new database, through the pooler.
+* notification: from its commit, past Odoo, to a websocket; the median.
+* The faults: seconds until a websocket had a notification that was sent after the fault, or after the pooler served
+  again. What followed came at once, half of it within half a second, or the cell fails. The silent path is a connection
+  that a firewall has forgotten.
+* message by Odoo's API: from the call to the websocket.
+* lost: of all notifications that were sent through these faults."""
+
+
+def write(folder, cells, odoo, load):
+    """reach.rst, of these Cells."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "reach.rst"
+    titles = [check.__doc__ for check in CHECKS]
+    failures, rows = [], []
+    for cell in cells:
+        row = [f"{cell.versions['pooler']}, PostgreSQL {cell.versions['PostgreSQL']}"]
+        for title in titles:
+            if title in cell.failed:
+                failures.append((row[0], title, cell.failed[title]))
+                row.append(f"no, see {len(failures)} below")
+            else:
+                row.append(cell.made.get(title, "–"))
+        rows.append(row)
+    machine = report.machine({"Odoo": odoo, "Python": sys.version.split()[0]})
+    lines = [*report.heading("Poolers and servers: what was run", "="),
+             "Which poolers and servers does it work with?", "", "Made by ``./dev matrix``.", "", machine, "",
+             *([f"Other work went on beside it: the load average was {load:.1f} when it began.", ""] if load > 0.5
+               else []), NOTE.format(odoo=odoo), "", *report.list_table(["cell", *titles], rows)]
+    if failures:
+        lines += [*report.heading("What cannot be", "-"), *(line for number, (cell, title, why) in
+                  enumerate(failures, 1) for line in (f"{number}. {cell}, {title}: ``{why}``", ""))]
+    path.write_text("\n".join(lines).rstrip() + "\n")
+    return path
+
+
+def main(args=None):
+    parser = argparse.ArgumentParser(prog="./dev matrix", description="Other poolers and servers.")
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="the folder of the page (docs)")
+    parser.add_argument("--only", nargs="+", metavar="CELL", choices=[f"{name}/{server}" for name, server in CELLS],
+                        help="not all of the cells: pgbouncer-1.26/18 and the like")
+    options = parser.parse_args(args)
+    return exit_status("matrix", lambda: run(options))
+
+
+def run(options):
+    cells, load = [], os.getloadavg()[0]
+    machine = Machine.find()
+    for name, server in CELLS:
+        if not options.only or f"{name}/{server}" in options.only:
+            say(f"{POOLERS[name].title}, PostgreSQL {server}")
+            cells.append(run_cell(machine, name, server))
+    say(f"written: {write(options.output, cells, '.'.join(map(str, machine.odoo.series)), load)}")
+    bad = [cell for cell in cells
+           if cell.failed and (not POOLERS[cell.pooler].pooler or Bed.lost.__doc__ in cell.failed)]
+    for cell in bad:
+        print(f"./dev matrix: {cell}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
