@@ -26,6 +26,7 @@ from stack.command import exit_status
 from stack.faults import Proxy
 from stack.flow import Flow, when_serves
 from stack.listeners import direct, wait_listening
+from stack.pgbouncer import PgBouncer
 from stack.poolers import Odyssey, Pgagroal, Pgpool
 from stack.process import DEADLINE, wait_until
 from stack.releases import released
@@ -37,16 +38,16 @@ ERRORS = (AssertionError, StackError, OdooError, psycopg2.Error, requests.Reques
 LONGEST = 300           # seconds for an installation
 BACK = 30               # seconds for a notification after a fault
 
-# a pooler: how it is called, the release and the package it comes from, and its class where it is no PgBouncer
-Kind = namedtuple("Kind", "title release package pooler", defaults=[None])
+# a pooler: the release and the package it comes from, and its class where it is no PgBouncer
+Kind = namedtuple("Kind", "release package pooler", defaults=[None])
 POOLERS = {
-    "pgbouncer-1.15": Kind("PgBouncer 1.15", "bullseye", "pgbouncer"),
-    "pgbouncer-1.18": Kind("PgBouncer 1.18", "bookworm", "pgbouncer"),
-    "pgbouncer-1.24": Kind("PgBouncer 1.24", "trixie", "pgbouncer"),
-    "pgbouncer-1.26": Kind("PgBouncer 1.26", "unstable", "pgbouncer"),
-    "odyssey": Kind("Odyssey", "unstable", "odyssey", Odyssey),
-    "pgagroal": Kind("pgagroal", "unstable", "pgagroal", Pgagroal),
-    "pgpool": Kind("pgpool-II", "bookworm", "pgpool2", Pgpool),
+    "pgbouncer-1.15": Kind("bullseye", "pgbouncer"),
+    "pgbouncer-1.18": Kind("bookworm", "pgbouncer"),
+    "pgbouncer-1.24": Kind("trixie", "pgbouncer"),
+    "pgbouncer-1.26": Kind("unstable", "pgbouncer"),
+    "odyssey": Kind("unstable", "odyssey", Odyssey),
+    "pgagroal": Kind("unstable", "pgagroal", Pgagroal),
+    "pgpool": Kind("bookworm", "pgpool2", Pgpool),
 }
 SERVERS = {13: "bullseye", 15: "bookworm", 17: "trixie", 18: "unstable"}
 OLDEST, NEWEST = ("pgbouncer-1.15", 13), ("pgbouncer-1.26", 18)
@@ -62,10 +63,8 @@ def programs(machine, pooler, server):
     kind, release = POOLERS[pooler], SERVERS[server]
     package = released(machine.cache, kind.release, kind.package)
     postgres = released(machine.cache, release, f"postgresql-{server}")
-    own = {"pg_bin": postgres / f"usr/lib/postgresql/{server}/bin", "env": {}}
-    if not kind.pooler:
-        own["pgbouncer"] = package / "usr/sbin/pgbouncer"
-    return dataclasses.replace(machine, **own), package
+    own = {} if kind.pooler else {"pgbouncer": package / PgBouncer.program}
+    return dataclasses.replace(machine, pg_bin=postgres / f"usr/lib/postgresql/{server}/bin", **own), package
 
 
 class Bed:
@@ -179,7 +178,7 @@ class Bed:
 
 CHECKS = [Bed.installed, Bed.delivered, Bed.terminated, Bed.restarted, Bed.silent, Bed.pooler_restarted, Bed.api,
           Bed.lost, Bed.doctor]
-# without these nothing else can be
+# without these nothing else can be, but for the doctor
 NEEDED = {Bed.installed, Bed.copied, Bed.delivered}
 
 
@@ -190,7 +189,7 @@ def run_cell(machine, name, server, checks=CHECKS):
     cell = Cell(name, server, {}, {}, {})
     with Stack(machine=machine) as stack:
         cell.versions["PostgreSQL"] = stack.postgres.query("SHOW server_version")[0][0].split()[0]
-        cell.versions["pooler"] = version(kind, machine, package)
+        cell.versions["pooler"] = said(package / (kind.pooler or PgBouncer).program)
         pooler = stack.pgbouncer
         if kind.pooler:
             pooler = stack.add(kind.pooler(machine, stack.folder / name, stack.postgres, package, DATABASE))
@@ -201,28 +200,21 @@ def run_cell(machine, name, server, checks=CHECKS):
         try:
             for check in checks:
                 title = check.__doc__
+                if check is not Bed.doctor and any(needed.__doc__ in cell.failed for needed in NEEDED):
+                    continue
                 try:
                     cell.made[title] = check(bed)
                     say(f"  {title}: {cell.made[title]}")
                 except ERRORS as exc:
                     cell.failed[title] = shown(exc)
                     say(f"  {title}: {cell.failed[title]}")
-                    if check in NEEDED:
-                        break
         finally:
             bed.end()
     return cell
 
 
-def version(kind, machine, package):
-    """What a pooler says of itself."""
-    if not kind.pooler:
-        return "PgBouncer " + said(machine.pgbouncer)
-    folder = "sbin" if kind.pooler is Pgpool else "bin"
-    return f"{kind.title} {said(package / 'usr' / folder / kind.package.rstrip('2'))}"
-
-
 def said(program):
+    """The number of the version that a program gives."""
     done = subprocess.run([program, "--version"], capture_output=True, text=True, env={**os.environ, "HOME": "/"})
     return re.search(r"\d+\.\d[\d.]*", done.stdout + done.stderr)[0]
 
@@ -258,7 +250,8 @@ def write(folder, cells, odoo, load):
     titles = [check.__doc__ for check in CHECKS]
     failures, rows = [], []
     for cell in cells:
-        row = [f"{cell.versions['pooler']}, PostgreSQL {cell.versions['PostgreSQL']}"]
+        kind = (POOLERS[cell.pooler].pooler or PgBouncer).title
+        row = [f"{kind} {cell.versions['pooler']}, PostgreSQL {cell.versions['PostgreSQL']}"]
         for title in titles:
             if title in cell.failed:
                 failures.append((row[0], title, cell.failed[title]))
@@ -292,9 +285,11 @@ def run(options):
     machine = Machine.find()
     for name, server in CELLS:
         if not options.only or f"{name}/{server}" in options.only:
-            say(f"{POOLERS[name].title}, PostgreSQL {server}")
+            say(f"{name}, PostgreSQL {server}")
             cells.append(run_cell(machine, name, server))
-    say(f"written: {write(options.output, cells, '.'.join(map(str, machine.odoo.series)), load)}")
+            # after each: a run that is ended has made a page
+            path = write(options.output, cells, ".".join(map(str, machine.odoo.series)), load)
+    say(f"written: {path}")
     bad = [cell for cell in cells
            if cell.failed and (not POOLERS[cell.pooler].pooler or Bed.lost.__doc__ in cell.failed)]
     for cell in bad:

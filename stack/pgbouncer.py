@@ -17,10 +17,12 @@ ADMIN = "pooler_admin"
 
 
 class PgBouncer(Pooler):
+    title, program = "PgBouncer", "usr/sbin/pgbouncer"
+
     def __init__(self, machine, folder, postgres, port=None, databases=None, settings=None):
         """`databases` are lines of the section of that name: {"postgres": "pool_mode=session"} adds to host and port,
         `settings` overrides what is shipped. Both, and `target`, may be changed before a `reload`."""
-        super().__init__("PgBouncer", machine, folder, postgres, port)
+        super().__init__(machine, folder, postgres, port)
         self.databases = dict(databases or {})
         self.settings = dict(settings or {})
         self.passwords[ADMIN] = secrets.token_urlsafe(18)

@@ -1,7 +1,7 @@
 """What all poolers share, and private ones of other kinds than PgBouncer, each configured to carry Odoo.
 
-Contract: `start` returns when the pooler carries a query of Odoo's role to PostgreSQL. Their programs are those of a
-Debian release, see releases.py; a class says what its pooler is called and how it pools.
+Contract: `start` returns when the pooler carries a query of Odoo's role to PostgreSQL. The programs are those of a
+Debian release, see releases.py.
 """
 import os
 import signal
@@ -19,15 +19,16 @@ CONNECTIONS = 60        # to PostgreSQL, for all databases and roles
 
 class Pooler(Program):
     host = "127.0.0.1"
+    title = program = ""    # what it is called; its program in the folder of its package
 
-    def __init__(self, name, machine, folder, postgres, port=None):
+    def __init__(self, machine, folder, postgres, port=None):
         self.machine = machine
         self.folder = Path(folder)
         self.port = port or free_port()
         self.target = (postgres.host, postgres.port)
         self.passwords = dict(postgres.passwords)
         self.folder.mkdir(parents=True, exist_ok=True)
-        super().__init__(name, self.folder / f"{name.lower()}.log", machine.run_as)
+        super().__init__(self.title, self.folder / f"{self.title.lower()}.log", machine.run_as)
         self.own(self.folder)
 
     def own(self, path):
@@ -70,11 +71,10 @@ class Pooler(Program):
 
 class Other(Pooler):
     """A pooler of another kind, from the folder of its package, for one database of Odoo's."""
-    title = pools = ""
     prefilled = False       # whether the database has to be there when it starts
 
     def __init__(self, machine, folder, postgres, package, database):
-        super().__init__(self.title, machine, folder, postgres)
+        super().__init__(machine, folder, postgres)
         self.package, self.database = package, database
         self.env = {**os.environ, "HOME": str(self.folder), "LC_ALL": "C"}
 
@@ -94,7 +94,7 @@ class Other(Pooler):
 
 
 class Odyssey(Other):
-    title, pools = "Odyssey", "transactions"
+    title, program = "Odyssey", "usr/bin/odyssey"
 
     def command(self):
         users = "".join(f"""
@@ -107,7 +107,7 @@ class Odyssey(Other):
         pool "transaction"
         pool_size {CONNECTIONS}
     }}""" for name, password in self.passwords.items())
-        return [self.package / "usr/bin/odyssey", self.write("odyssey.conf", f"""daemonize no
+        return [self.package / self.program, self.write("odyssey.conf", f"""daemonize no
 log_to_stdout yes
 log_format "%p %t %l [%i %s] (%c) %m\\n"
 unix_socket_dir "{self.folder}"
@@ -127,7 +127,7 @@ database default {{{users}
 
 
 class Pgagroal(Other):
-    title, pools, prefilled = "pgagroal", "transactions", True
+    title, program, prefilled = "pgagroal", "usr/bin/pgagroal", True
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -161,7 +161,7 @@ allow_unknown_users = off
 host = {self.target[0]}
 port = {self.target[1]}
 """)
-        return [self.package / "usr/bin/pgagroal", "-c", config, "-a", hba, "-u", users, "-l", limits]
+        return [self.package / self.program, "-c", config, "-a", hba, "-u", users, "-l", limits]
 
     def admin(self, *args, **env):
         user = {"user": self.run_as[0], "group": self.run_as[1], "extra_groups": []} if self.run_as else {}
@@ -180,7 +180,7 @@ def short_port():
 
 
 class Pgpool(Other):
-    title, pools = "pgpool-II", "sessions"
+    title, program = "pgpool-II", "usr/sbin/pgpool"
 
     def command(self):
         passwords = "".join(f"{name}:TEXT{password}\n" for name, password in self.passwords.items())
@@ -204,7 +204,7 @@ max_pool = 2
 failover_on_backend_error = off
 failover_on_backend_shutdown = off
 """)
-        return [self.package / "usr/sbin/pgpool", "-n", "-D", "-f", config, "-a", hba, "-F", pcp]
+        return [self.package / self.program, "-n", "-D", "-f", config, "-a", hba, "-F", pcp]
 
     def stop(self, timeout=10):
         # its SIGTERM waits for its clients
