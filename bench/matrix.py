@@ -6,7 +6,9 @@ finding: its cell says so, with the error. Exits 0 when PgBouncer did everything
 notification.
 """
 import argparse
+import csv
 import dataclasses
+import datetime
 import json
 import os
 import re
@@ -54,8 +56,9 @@ OLDEST, NEWEST = ("pgbouncer-1.15", 13), ("pgbouncer-1.26", 18)
 # not the full product: every pooler with one server, every server with one pooler, and the oldest and the newest pair
 CELLS = [*((name, 15) for name in POOLERS), *(("pgbouncer-1.18", server) for server in (13, 17, 18)), OLDEST, NEWEST]
 
-# made: {check: what came of it}; failed: {check: why}; versions: of the pooler and of the server, as they say
-Cell = namedtuple("Cell", "pooler server made failed versions")
+# made: {check: what came of it}; failed: {check: why}; versions: of the pooler and of the server, as they say; load:
+# the load average when it began
+Cell = namedtuple("Cell", "pooler server date load versions made failed")
 
 
 def programs(machine, pooler, server):
@@ -186,10 +189,10 @@ def run_cell(machine, name, server, checks=CHECKS):
     """A Cell."""
     kind = POOLERS[name]
     machine, package = programs(machine, name, server)
-    cell = Cell(name, server, {}, {}, {})
+    cell = Cell(name, server, str(datetime.date.today()), f"{os.getloadavg()[0]:.1f}", [], {}, {})
     with Stack(machine=machine) as stack:
-        cell.versions["PostgreSQL"] = stack.postgres.query("SHOW server_version")[0][0].split()[0]
-        cell.versions["pooler"] = said(package / (kind.pooler or PgBouncer).program)
+        cell.versions.append(said(package / (kind.pooler or PgBouncer).program))
+        cell.versions.append(stack.postgres.query("SHOW server_version")[0][0].split()[0])
         pooler = stack.pgbouncer
         if kind.pooler:
             pooler = stack.add(kind.pooler(machine, stack.folder / name, stack.postgres, package, DATABASE))
@@ -240,35 +243,68 @@ beside these the oldest and the newest of both together.
   again. What followed came at once, half of it within half a second, or the cell fails. The silent path is a connection
   that a firewall has forgotten.
 * message by Odoo's API: from the call to the websocket.
-* lost: of all notifications that were sent through these faults."""
+* lost: of all notifications that were sent through these faults.
+* load average: of the machine when the cell began; above 1 other work went on beside it, and times are longer."""
+
+# what an error's own text does not say
+REASONS = {
+    ("pgagroal", Bed.delivered.__doc__): """It pools by transactions, and there is more than one client. Its log has
+   ``Failure during obtaining connection`` and ``pgagroal_management_transfer_connection: get_pid connect = -1``: a
+   server connection does not reach the process of the client that is to use it next, who is disconnected after
+   ``blocking_timeout``, 30 s."""
+}
 
 
-def write(folder, cells, odoo, load):
-    """reach.rst, of these Cells."""
+HEAD = ["pooler", "server", "date", "load average", "pooler's version", "PostgreSQL's version", "check", "came of it",
+        "error"]
+
+
+def write(folder, cells, odoo):
+    """reach.csv and reach.rst, of these Cells and of those that earlier runs wrote."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "reach.rst"
+    paths = [folder / "reach.csv", folder / "reach.rst"]
+    found = {(cell.pooler, cell.server): cell for cell in [*read(paths[0]), *cells]}
+    cells = [found[key] for key in CELLS if key in found]
+    report.write_csv(paths[0], HEAD, [
+        [*cell[:4], *cell.versions, check, cell.made.get(check, ""), cell.failed.get(check, "")]
+        for cell in cells for check in [*cell.made, *cell.failed]])
     titles = [check.__doc__ for check in CHECKS]
     failures, rows = [], []
     for cell in cells:
         kind = (POOLERS[cell.pooler].pooler or PgBouncer).title
-        row = [f"{kind} {cell.versions['pooler']}, PostgreSQL {cell.versions['PostgreSQL']}"]
+        row = ["{} {}, PostgreSQL {}".format(kind, *cell.versions)]
         for title in titles:
             if title in cell.failed:
-                failures.append((row[0], title, cell.failed[title]))
-                row.append(f"no, see {len(failures)} below")
+                failures.append((row[0], title, cell.failed[title], REASONS.get((cell.pooler, title))))
+                row.append(f"**no**, see {len(failures)} below")
             else:
                 row.append(cell.made.get(title, "–"))
-        rows.append(row)
+        rows.append([*row, f"{cell.date}, {cell.load}"])
     machine = report.machine({"Odoo": odoo, "Python": sys.version.split()[0]})
     lines = [*report.heading("Poolers and servers: what was run", "="),
-             "Which poolers and servers does it work with?", "", "Made by ``./dev matrix``.", "", machine, "",
-             *([f"Other work went on beside it: the load average was {load:.1f} when it began.", ""] if load > 0.5
-               else []), NOTE.format(odoo=odoo), "", *report.list_table(["cell", *titles], rows)]
+             "Which poolers and servers does it work with?", "",
+             "Made by ``./dev matrix``; the same as ``reach.csv``.", "", machine, "", NOTE.format(odoo=odoo), "",
+             *report.list_table(["cell", *titles, "date, load average"], rows)]
     if failures:
-        lines += [*report.heading("What cannot be", "-"), *(line for number, (cell, title, why) in
-                  enumerate(failures, 1) for line in (f"{number}. {cell}, {title}: ``{why}``", ""))]
-    path.write_text("\n".join(lines).rstrip() + "\n")
-    return path
+        lines += report.heading("What cannot be", "-")
+        for number, (cell, title, error, reason) in enumerate(failures, 1):
+            lines += [f"{number}. {cell}, {title}: ``{error}``", *([f"   {reason}"] if reason else []), ""]
+    paths[1].write_text("\n".join(lines).rstrip() + "\n")
+    return paths
+
+
+def read(path):
+    """The Cells of a reach.csv, if it is there."""
+    cells = {}
+    if path.exists():
+        with open(path, newline="") as file:
+            for row in csv.reader(file):
+                if row != HEAD:
+                    pooler, server, date, load, *versions, check, made, error = row
+                    cell = cells.setdefault((pooler, server), Cell(pooler, int(server), date, load, versions, {}, {}))
+                    into, what = (cell.failed, error) if error else (cell.made, made)
+                    into[check] = what
+    return cells.values()
 
 
 def main(args=None):
@@ -281,15 +317,14 @@ def main(args=None):
 
 
 def run(options):
-    cells, load = [], os.getloadavg()[0]
-    machine = Machine.find()
+    cells, machine = [], Machine.find()
     for name, server in CELLS:
         if not options.only or f"{name}/{server}" in options.only:
             say(f"{name}, PostgreSQL {server}")
             cells.append(run_cell(machine, name, server))
             # after each: a run that is ended has made a page
-            path = write(options.output, cells, ".".join(map(str, machine.odoo.series)), load)
-    say(f"written: {path}")
+            paths = write(options.output, cells, ".".join(map(str, machine.odoo.series)))
+    say("written: " + ", ".join(map(str, paths)))
     bad = [cell for cell in cells
            if cell.failed and (not POOLERS[cell.pooler].pooler or Bed.lost.__doc__ in cell.failed)]
     for cell in bad:

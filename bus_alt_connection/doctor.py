@@ -368,8 +368,10 @@ def check_pooled_mode(settings, pooled):
         with _pooled(settings) as other:
             lasts = _heard(pooled, other, LISTEN_SECONDS) is not None
     except ConnectionLost as exc:
+        pooled.pooler = True
         return ok(name, f"a pooler that refuses a LISTEN ({exc}){behind}")
     if not lasts:
+        pooled.pooler = True  # even if it tells the process id of a backend
         return ok(name, f"a pooler in transaction mode: a LISTEN through it is lost{behind}")
     if pooled.pooler:
         return ok(name, f"a pooler in session mode: a LISTEN through it lasts{behind}")
