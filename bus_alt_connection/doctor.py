@@ -10,6 +10,7 @@ a NOTIFY on a channel with a random name. What is wrong is told in the words of 
 import datetime
 import os
 import random
+import re
 import socket
 import ssl
 import struct
@@ -54,6 +55,8 @@ ODOOS_OWN = (
     "This is Odoo's own connection, which needs it just so: check db_host, db_port, db_user and"
     " db_password."
 )
+# Causes of which PgBouncer's own settings are the remedy.
+PGBOUNCERS = ("query wait", "server login")
 # The part of the NOTIFY queue from which on PostgreSQL itself warns in its log.
 QUEUE_USAGE = 0.5
 # How long a LISTEN that may be lost is waited for.
@@ -102,6 +105,8 @@ def examine(settings):
         pooled, result = open_pooled(settings)
         yield result
         yield _made("pooled mode", check_pooled_mode, settings, pooled)
+        pooler = identify(settings, pooled)
+        yield check_kind(pooled, pooler)
         yield _made("NOTIFY queue", check_queue, pooled)
         if queue_job.loaded():
             yield _made("queue_job", check_runner, settings, pooled)
@@ -114,7 +119,7 @@ def examine(settings):
         arrived, result = check_notify(settings, pooled, direct)
         yield check_pooler(direct, arrived)
         yield result
-        yield _made("connections", check_connections, settings, pooled, direct)
+        yield _made("connections", check_connections, settings, pooled, direct, pooler)
     finally:
         for door in (pooled, direct):
             if door is not None:
@@ -229,6 +234,14 @@ class Door:
             return None  # the role may not ask
 
 
+def refused_parameter(reason):
+    """:return: str, the line that has PgBouncer accept the startup parameter, None for another reason"""
+    found = re.search(r"unsupported startup parameter(?: in options)?: (\w+)", reason)
+    if not found:
+        return None
+    return f"Set ignore_startup_parameters = extra_float_digits,{found.group(1)} in pgbouncer.ini."
+
+
 def _pooled(settings, database=None):
     """:return: BlockingConnection at Odoo's own address"""
     return BlockingConnection(endpoints.pooled(database), settings.connect_timeout_seconds)
@@ -240,7 +253,10 @@ def open_pooled(settings):
     try:
         pooled = Door(settings, info, settings.connect_timeout_seconds)
     except ConnectionLost as exc:
-        return None, failed("pooled address", f"{endpoints.shown(info)}: {exc}", ODOOS_OWN)
+        remedy = refused_parameter(exc.reason)
+        if remedy is None:
+            remedy = exc.cause.remedy if exc.cause.name in PGBOUNCERS else ODOOS_OWN
+        return None, failed("pooled address", f"{endpoints.shown(info)}: {exc}", remedy)
     return pooled, ok("pooled address", pooled.answers())
 
 
@@ -351,12 +367,100 @@ def check_pooled_mode(settings, pooled):
         with _pooled(settings) as other:
             lasts = _heard(pooled.link, other, LISTEN_SECONDS) is not None
     except ConnectionLost as exc:
+        pooled.pooler = True
         return ok(name, f"a pooler that refuses a LISTEN ({exc}){behind}")
     if not lasts:
+        pooled.pooler = True  # even if it tells the process id of a backend
         return ok(name, f"a pooler in transaction mode: a LISTEN through it is lost{behind}")
     if pooled.pooler:
         return ok(name, f"a pooler in session mode: a LISTEN through it lasts{behind}")
     return ok(name, "no pooler, but PostgreSQL itself")
+
+
+# -- which pooler, and its settings -----------------------------------------------------------
+
+# What stands at Odoo's own address. name: None if none is to be seen; settings: a dict, None if
+# they are not told, and refusal says why then.
+Pooler = namedtuple("Pooler", "name settings refusal")
+UNKNOWN_POOLER = "a pooler that the doctor does not know"
+# Of PgBouncer: setting, whether a value (seconds) hurts, what it does, the line to set.
+HURTS = (
+    (
+        "server_login_retry",
+        lambda value: value > 2,
+        "after PostgreSQL was away, clients are refused for that much longer",
+        "server_login_retry = 1",
+    ),
+    (
+        "query_wait_timeout",
+        lambda value: value == 0,
+        "who gets no server connection waits for ever",
+        "query_wait_timeout = 120",
+    ),
+    (
+        "query_wait_timeout",
+        lambda value: 0 < value < 10,
+        "who gets no server connection so soon is disconnected, at every peak",
+        "query_wait_timeout = 120",
+    ),
+    (
+        "server_idle_timeout",
+        lambda value: 0 < value < 10,
+        "after each pause that is longer, a NOTIFY waits for a login to PostgreSQL",
+        "server_idle_timeout = 300",
+    ),
+)
+
+
+def identify(settings, pooled):
+    """Recognise the pooler by what it alone answers.
+
+    :return: Pooler
+    """
+    if pooled is None:
+        return Pooler(None, None, None)
+    refusal = None
+    if pooled.pooler:
+        try:
+            with _pooled(settings, "pgbouncer") as console:
+                version = console.query("SHOW VERSION")[0][0]
+                return Pooler(version, {row[0]: row[1] for row in console.query("SHOW CONFIG")}, None)
+        except ConnectionLost as exc:
+            refusal = exc.reason
+        if "not allowed" in refusal:
+            user = endpoints.pooled().get("user")
+            return Pooler("PgBouncer", None, f"its console may not be asked as {user}")
+        if "odyssey:" in refusal:
+            return Pooler("Odyssey", None, None)
+    try:
+        version = pooled.link.query("SHOW POOL_VERSION")[0][0]
+        return Pooler(f"pgpool-II {version.split()[0]}", None, None)
+    except ConnectionLost:
+        return Pooler(UNKNOWN_POOLER if pooled.pooler else None, None, None)
+
+
+def check_kind(pooled, pooler):
+    """Which pooler it is, and which of its settings hurt as far as they are told."""
+    name = "pooler"
+    if pooled is None:
+        return skipped(name, "there is no pooled connection")
+    if pooler.name is None:
+        return ok(name, "none is to be seen")
+    if pooler.refusal:
+        text = f"{pooler.name}: {pooler.refusal}, so its settings were not checked"
+        return ok(name, f"{text} (stats_users in pgbouncer.ini allows it)")
+    if pooler.settings is None:
+        return ok(name, f"{pooler.name}: its settings are not told to clients")
+    found = []
+    for setting, hurts, what, line in HURTS:
+        value = pooler.settings.get(setting)
+        if value is not None and hurts(float(value)):
+            found.append((f"{setting} is {value}: {what}", line))
+    if found:
+        text = "; ".join(text for text, _line in found)
+        lines = " and ".join(line for _text, line in found)
+        return warning(name, f"{pooler.name}: {text}", f"Set {lines} in pgbouncer.ini.")
+    return ok(name, f"{pooler.name}: none of its settings hurts")
 
 
 # A listener that takes nothing holds up the queue: one that does not read from its connection, or
@@ -620,16 +724,7 @@ def _number(name, default):
         return default
 
 
-def _console(settings):
-    """What PgBouncer's console says of its pools: dict, or str why it was not asked."""
-    try:
-        with _pooled(settings, "pgbouncer") as console:
-            return {row[0]: row[1] for row in console.query("SHOW CONFIG")}
-    except ConnectionLost:
-        return f"the pooler's console may not be asked as {endpoints.pooled().get('user')}"
-
-
-def check_connections(settings, pooled, direct):
+def check_connections(settings, pooled, direct, pooler):
     """Whether there is room for what this instance can open, through and past the pooler."""
     name = "connections"
     allowed, reserved, held, of_role, role_limit = direct.link.query(
@@ -649,18 +744,18 @@ def check_connections(settings, pooled, direct):
         problems.append("the listeners may not find room")
     if role_limit is not None and 0 <= role_limit < listeners:
         problems.append(f"the role {direct.user} is allowed {role_limit}")
-    pools = _console(settings) if pooled is not None and pooled.pooler else None
-    if pools is None:
-        if pooled is not None and own > allowed - reserved:
+    if pooled is not None and pooler.name is None:
+        if own > allowed - reserved:
             problems.append("without a pooler that is more than the server allows")
-    elif isinstance(pools, str):
-        text += f" ({pools})"
-    else:
+    elif pooler.settings is not None:
+        pools = pooler.settings
         clients = _of(pools, "max_client_conn")
         size, reserve = _of(pools, "default_pool_size"), _of(pools, "reserve_pool_size")
         text += f", which lets {clients} in and opens {size} + {reserve} for each database"
         if clients and own > clients:
             problems.append("the pooler lets fewer in")
+    elif pooler.refusal:
+        text += f" ({pooler.refusal})"
     if problems:
         remedy = errors.cause_of("too many connections").remedy
         return warning(name, f"{text}: {', '.join(problems)}", remedy)

@@ -61,6 +61,15 @@ CAUSES = (
                 " set imdispatcher_db_sslmode as that file wants it."),
     ),
     (
+        ("unsupported startup parameter",),
+        _person("startup parameter", "Add that parameter to ignore_startup_parameters in pgbouncer.ini."),
+    ),
+    (
+        ("query_wait_timeout",),
+        _passing("query wait", "PgBouncer had no server connection in time. If this lasts, raise its"
+                 " default_pool_size or query_wait_timeout."),
+    ),
+    (
         ("standby", "during recovery", "system is not accepting connections"),
         Cause("standby", logging.ERROR, False, f"Set {ADDRESS} to the primary, or name all hosts with"
               " commas."),
@@ -98,6 +107,11 @@ CAUSES = (
         ("does not exist", "no such database"),
         _person("database", "Set imdispatcher_db_name to the database that NOTIFYs reach (Odoo uses"
                 " postgres)."),
+    ),
+    (
+        ("server_login_retry",),
+        _passing("server login", "PgBouncer waits before it logs in to PostgreSQL again: set"
+                 " server_login_retry = 1 in pgbouncer.ini."),
     ),
     (
         ("the listen was removed",),

@@ -41,9 +41,11 @@ def flags(options):
 
 
 class Apt:
-    """apt with the lists of one folder (`package_lists`, `release_lists`), which downloads into `work`."""
+    """apt with the lists of one folder (`package_lists`, `release_lists`), which downloads into `work`.
 
-    def __init__(self, lists, work=None):
+    `alone`: as if no package were on this machine."""
+
+    def __init__(self, lists, work=None, alone=False):
         lists = Path(lists)
         self.work = work and Path(work)
         self.options = {**OPTIONS, "Dir::State::Lists": lists / "lists"}
@@ -53,8 +55,9 @@ class Apt:
         if (lists / "sources.list").exists():
             self.options |= {"Dir::Etc::SourceList": lists / "sources.list", "Dir::Etc::SourceParts": "/dev/null",
                              "Acquire::Check-Valid-Until": "false"}     # an archived suite is signed for the last time
-        if (lists / "status").exists():
-            self.options["Dir::State::status"] = lists / "status"       # as if no package were on this machine
+        if alone:
+            (self.work / "status").touch()
+            self.options["Dir::State::status"] = self.work / "status"
         self.env = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
 
     @property
@@ -177,8 +180,8 @@ def package_lists(cache):
     return todays(cache, "own", uris, make)
 
 
-def release_lists(cache, release, alone=False):
-    """The lists of another release, from this machine's own Debian mirror. `alone`: as if nothing were installed."""
+def release_lists(cache, release):
+    """The lists of another release, from this machine's own Debian mirror."""
     own = Apt(package_lists(cache))
     targets = own.targets()
     if not targets:
@@ -188,8 +191,6 @@ def release_lists(cache, release, alone=False):
     def make(folder, work):
         say(f"reading the package list of Debian {release}")
         (folder / "sources.list").write_text(text)
-        if alone:
-            (folder / "status").touch()
         Apt(folder).update(folder / "lists")
     return todays(cache, release, text, make)
 

@@ -7,6 +7,7 @@ programs and Odoo by apt (which verifies signatures and hashes), Python packages
     cache      folders that are complete or not there      programs  PostgreSQL, PgBouncer, HAProxy, Patroni, Prometheus
     apt        Debian's packages                           python    pip and what it installs
     source     which Odoo runs                             fetch     all that a command needs, at the same time
+    releases   poolers and servers of other releases of Debian
 
 Environment:
   BUS_ALT_CACHE              the cache folder

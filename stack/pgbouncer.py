@@ -7,46 +7,34 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import socket
 import threading
-from pathlib import Path
 
-from .machine import REPO, StackError
-from .postgres import ODOO_USER, connect
-from .process import DEADLINE, Program, free_port, wait_until
+from .machine import REPO
+from .poolers import Pooler
+from .postgres import connect
+from .process import DEADLINE, wait_until
 
 ADMIN = "pooler_admin"
 
 
-class PgBouncer(Program):
-    host = "127.0.0.1"
+class PgBouncer(Pooler):
+    title, program = "PgBouncer", "usr/sbin/pgbouncer"
 
     def __init__(self, machine, folder, postgres, port=None, databases=None, settings=None):
         """`databases` are lines of the section of that name: {"postgres": "pool_mode=session"} adds to host and port,
         `settings` overrides what is shipped. Both, and `target`, may be changed before a `reload`."""
-        self.machine = machine
-        self.folder = Path(folder)
-        self.port = port or free_port()
-        self.target = (postgres.host, postgres.port)
+        super().__init__(machine, folder, postgres, port)
         self.databases = dict(databases or {})
         self.settings = dict(settings or {})
-        self.passwords = {**postgres.passwords, ADMIN: secrets.token_urlsafe(18)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        super().__init__("PgBouncer", self.folder / "pgbouncer.log", machine.run_as)
-        self.own(self.folder)
-
-    def own(self, path):
-        if self.run_as:
-            os.chown(path, *self.run_as)
+        self.passwords[ADMIN] = secrets.token_urlsafe(18)
 
     def configure(self):
         # a copy: the checkout may lie where the pooler's user cannot read
         shipped = self.folder / "shipped.ini"
         shutil.copyfile(REPO / "pgbouncer.ini", shipped)
-        users = self.folder / "userlist.txt"
-        users.touch(0o600)
-        users.write_text("".join(f'"{user}" "{password}"\n' for user, password in self.passwords.items()))
+        users = self.write("userlist.txt", "".join(f'"{user}" "{password}"\n'
+                                                   for user, password in self.passwords.items()))
         address = "host={} port={}".format(*self.target)
         databases = {"*": "", **self.databases}
         settings = {"listen_addr": self.host, "listen_port": self.port, "unix_socket_dir": "", "auth_file": users,
@@ -57,7 +45,7 @@ class PgBouncer(Program):
         config.write_text("\n".join([
             f"%include {shipped}", *(f"{name} = {value}" for name, value in settings.items()),
             "[databases]", *(f"{name} = {address} {more}" for name, more in databases.items()), ""]))
-        for path in (shipped, users, config):
+        for path in (shipped, config):
             self.own(path)
         return config
 
@@ -67,26 +55,9 @@ class PgBouncer(Program):
         wait_until(self.accepts, timeout, lambda: f"PgBouncer accepts no connection: {self.last_lines()}")
         return self
 
-    def accepts(self):
-        import psycopg2
-        if not self.running:
-            raise StackError(f"PgBouncer ended at its start: {self.last_lines()}")
-        try:
-            self.console().close()
-        except psycopg2.OperationalError:
-            return False
-        return True
-
-    def stop(self, timeout=10):
-        # SIGINT waits for transactions to end, SIGTERM does not wait: an admin's restart
-        return self.end(signal.SIGTERM, timeout)
-
-    def restart(self):
-        self.stop()
-        return self.start()
-
-    def kill(self):
-        self.end_by_force()
+    def answer(self):
+        # PostgreSQL may be away
+        self.console().close()
 
     def reload(self):
         """Read the configuration again, as changed in `target`, `databases` and `settings`."""
@@ -148,7 +119,3 @@ class PgBouncer(Program):
     def show(self, what):
         """The rows of SHOW POOLS, SHOW CLIENTS and the like, as dicts."""
         return self.command(f"SHOW {what}")
-
-    def connect(self, dbname="postgres", user=ODOO_USER, **kw):
-        return connect(**{"host": self.host, "port": self.port, "dbname": dbname, "user": user,
-                          "password": self.passwords[user], **kw})

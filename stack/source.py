@@ -75,12 +75,12 @@ def debian_odoo_whole(cache, series):
 
     def lists():
         try:
-            return release_lists(cache, release, alone=True)
+            return release_lists(cache, release)
         except StackError as exc:
             raise Unavailable(f"Odoo {series} cannot be had here: {exc}") from exc
 
     def make(folder, work, lists):
-        apt = Apt(lists, work)
+        apt = Apt(lists, work, alone=True)
         needs = apt.fields(package).get("Depends")
         if not needs:
             raise Unavailable(f"Odoo {series} cannot be had here: this machine's Debian mirror has no {package} of "

@@ -26,7 +26,7 @@ from stack.process import DEADLINE, free_port, wait_until
 # a wait of the addon itself, shortened
 FAST = {"IMDISPATCHER_CONNECT_TIMEOUT_SECONDS": "2"}
 STATES = ["ok", "skipped", "warning", "failed"]
-CHECKS = ["settings", "server-wide", "pooled address", "pooled mode", "NOTIFY queue", "direct address",
+CHECKS = ["settings", "server-wide", "pooled address", "pooled mode", "pooler", "NOTIFY queue", "direct address",
           "direct credentials", "direct TLS", "direct server", "direct pooler", "NOTIFY", "connections"]
 
 
@@ -190,6 +190,32 @@ def test_more_connections_than_the_pooler_lets_in(doctor, pgbouncer):
         assert "max_connections" in checks["connections"]["remedy"]
         status, checks = doctor({"workers": 2}).checks()
         assert (status, checks["connections"]["state"]) == (0, "ok")
+
+
+def test_settings_of_the_pooler_that_hurt(doctor, pgbouncer):
+    hurt = {"server_login_retry": 15, "query_wait_timeout": 5, "server_idle_timeout": 2}
+    with pgbouncer.changed(settings={"stats_users": "odoo", **hurt}):
+        status, checks = doctor().checks()
+    assert (status, checks["pooler"]["state"]) == (1, "warning")
+    for setting, value in hurt.items():
+        assert f"{setting} is {value}" in checks["pooler"]["text"]
+        assert re.search(rf"{setting} = \d+", checks["pooler"]["remedy"])
+
+
+def test_the_pooler_is_named(doctor, pgbouncer):
+    # its console may not be asked: it says so, and nobody else would in these words
+    found = doctor().checks()[1]["pooler"]
+    assert found["state"] == "ok" and found["text"].startswith("PgBouncer: its console may not be asked as odoo")
+    with pgbouncer.changed(settings={"stats_users": "odoo"}):
+        found = doctor().checks()[1]["pooler"]
+    assert found["state"] == "ok" and re.match(r"PgBouncer \d+\.\d+", found["text"])
+    assert doctor(pooled=False).checks()[1]["pooler"]["text"] == "none is to be seen"
+
+
+def test_a_startup_parameter_that_the_pooler_refuses(doctor):
+    status, checks = doctor().checks(env={"PGOPTIONS": "-c geqo=off"})
+    assert (status, checks["pooled address"]["state"]) == (2, "failed")
+    assert "ignore_startup_parameters = extra_float_digits,options" in checks["pooled address"]["remedy"]
 
 
 @pytest.mark.parametrize("own, options, pooled", [

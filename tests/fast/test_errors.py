@@ -39,6 +39,10 @@ TEXTS = {
              "could not resolve the host name: no answer in time",
              'could not translate host name "pg.example" to address: Name or service not known'],
     "unlistened": ["the LISTEN was removed (imbus)"],
+    "startup parameter": ["FATAL:  unsupported startup parameter: geqo",
+                          "FATAL:  unsupported startup parameter in options: geqo"],
+    "query wait": ["FATAL:  query_wait_timeout"],
+    "server login": ["FATAL:  server login has been failing, try again later (server_login_retry)"],
     "restart": ["FATAL:  the database system is starting up", "FATAL:  the database system is shutting down",
                 "FATAL:  the database system is in recovery mode",
                 "FATAL:  the database system is not yet accepting connections",
@@ -59,7 +63,7 @@ TEXTS = {
 }
 # The causes that a person has to mend, and those that may pass by themselves but are an error meanwhile.
 PERSON = {"setting", "password file", "postgresql bug", "notify queue", "credentials", "pg_hba", "tls", "full", "role",
-          "database"}
+          "database", "startup parameter"}
 ERROR = PERSON | {"standby", "name"}
 
 
