@@ -61,8 +61,10 @@ setup(
         "Framework :: Odoo",
         # those on which it was run, see docs/series.rst
         "Framework :: Odoo :: 12.0",
+        "Framework :: Odoo :: 13.0",
         "Framework :: Odoo :: 14.0",
         "Framework :: Odoo :: 15.0",
+        "Framework :: Odoo :: 16.0",
         "Framework :: Odoo :: 17.0",
         "Framework :: Odoo :: 18.0",
         "Framework :: Odoo :: 19.0",

@@ -397,12 +397,12 @@ def test_the_page_of_the_manifest_says_what_the_readme_says():
     """The summary, what of the series was run, and the picture."""
     manifest = ast.literal_eval((FOLDER / "__manifest__.py").read_text())
     front = one_line(documents.PAGES[0].read_text())
-    run = re.search(r"\*\*Odoo\*\*: (.*?) by the test suite.*?; (.*?) by an independent client, with version",
+    run = re.search(r"\*\*Odoo\*\*: (.*?) by the test suite, on every change; (.*?) by part of it, once",
                     front).groups()
     html = one_line((FOLDER / "static/description/index.html").read_text())
     assert manifest["summary"] in html
     for text in (html, one_line((FOLDER / "readme/DESCRIPTION.rst").read_text())):
-        assert f"run on Odoo {run[0]} by its test suite and on {run[1]} by an independent client, with version" in text
+        assert f"run on Odoo {run[0]} by its test suite and on {run[1]} by part of it, once" in text
     pictures = re.findall(r'src="(.*?)"', html)
     assert pictures and all((FOLDER / "static/description" / name).exists() for name in pictures)
     # and so do the classifiers, and the page about the series
