@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import re
+import select
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import psycopg2
 import requests
+from psycopg2 import extensions
 
 from stack import Machine, Stack, StackError, say
 from stack.client import OdooError, Sender
@@ -230,9 +232,10 @@ def shown(exc):
 
 # -- the page ----------------------------------------------------------------------------------------------------------
 
-NOTE = """Each line is one cell: a pooler and a server, with the programs of Debian's releases. Odoo {odoo} runs behind
-the pooler with one HTTP worker, its listeners connect to PostgreSQL directly. PgBouncer has the ``pgbouncer.ini`` of
-this repository, the others what is nearest to it; pgpool-II has no transaction pooling and pools sessions.
+NOTE = """Each line is one cell: a pooler and a server, with the programs of Debian's releases. Odoo {odoo} runs
+behind the pooler with one HTTP worker, its listeners connect to PostgreSQL directly. PgBouncer has the
+``pgbouncer.ini`` of this repository, the others what is nearest to it; pgpool-II has no transaction pooling and pools
+sessions.
 
 It is not every pooler with every server: every pooler runs with PostgreSQL 15, every server with PgBouncer 1.18, and
 beside these the oldest and the newest of both together.
@@ -244,14 +247,16 @@ beside these the oldest and the newest of both together.
   that a firewall has forgotten.
 * message by Odoo's API: from the call to the websocket.
 * lost: of all notifications that were sent through these faults.
-* load average: of the machine when the cell began; above 1 other work went on beside it, and times are longer."""
+* load average: of the machine when the cell, or the run that it belongs to, began; above 1 other work went on beside it,
+  and times are longer."""
 
 # what an error's own text does not say
 REASONS = {
     ("pgagroal", Bed.delivered.__doc__): """It pools by transactions, and there is more than one client. Its log has
    ``Failure during obtaining connection`` and ``pgagroal_management_transfer_connection: get_pid connect = -1``: a
    server connection does not reach the process of the client that is to use it next, who is disconnected after
-   ``blocking_timeout``, 30 s."""
+   ``blocking_timeout``, 30 s. Besides, it pools only databases that exist when it starts, and aborts (``buffer overflow
+   detected``) where PostgreSQL's port has five digits; here it was given both, an empty database and a short port."""
 }
 
 
@@ -316,7 +321,17 @@ def main(args=None):
     return exit_status("matrix", lambda: run(options))
 
 
+def wait(connection):
+    """How psycopg2 waits here. By itself it has no deadline, and a pooler that never answers would end the run."""
+    deadline = time.monotonic() + DEADLINE
+    while (state := connection.poll()) != extensions.POLL_OK:
+        sides = [[connection], []] if state == extensions.POLL_READ else [[], [connection]]
+        if not any(select.select(*sides, [], max(0, deadline - time.monotonic()))):
+            raise psycopg2.OperationalError(f"no answer within {DEADLINE} s")
+
+
 def run(options):
+    extensions.set_wait_callback(wait)
     cells, machine = [], Machine.find()
     for name, server in CELLS:
         if not options.only or f"{name}/{server}" in options.only:

@@ -383,6 +383,7 @@ def check_pooled_mode(settings, pooled):
 # they are not told, and refusal says why then.
 Pooler = namedtuple("Pooler", "name settings refusal")
 UNKNOWN_POOLER = "a pooler that the doctor does not know"
+BETWEEN = "a pooler that the doctor does not know, or what only forwards (PostgreSQL has another port)"
 # Of PgBouncer: setting, whether a value (seconds) hurts, what it does, the line to set.
 HURTS = (
     (
@@ -434,9 +435,15 @@ def identify(settings, pooled):
             return Pooler("Odyssey", None, None)
     try:
         version = pooled.link.query("SHOW POOL_VERSION")[0][0]
+        pooled.pooler = True
         return Pooler(f"pgpool-II {version.split()[0]}", None, None)
     except ConnectionLost:
-        return Pooler(UNKNOWN_POOLER if pooled.pooler else None, None, None)
+        pass  # PostgreSQL does not know that
+    if pooled.pooler:
+        return Pooler(UNKNOWN_POOLER, None, None)
+    # Some tell the process id of the backend, and keep a LISTEN while nobody else wants it.
+    same = str(pooled.address()[1]) == str(pooled.info.get("port") or 5432)
+    return Pooler(None if same else BETWEEN, None, None)
 
 
 def check_kind(pooled, pooler):
@@ -744,7 +751,7 @@ def check_connections(settings, pooled, direct, pooler):
         problems.append("the listeners may not find room")
     if role_limit is not None and 0 <= role_limit < listeners:
         problems.append(f"the role {direct.user} is allowed {role_limit}")
-    if pooled is not None and pooler.name is None:
+    if pooled is not None and not pooled.pooler:
         if own > allowed - reserved:
             problems.append("without a pooler that is more than the server allows")
     elif pooler.settings is not None:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+from bench import matrix
 from bench.report import Aim, Figures, Result, aims
 from bench.setups import cpu_of_all
 
@@ -23,3 +24,16 @@ def test_aims():
     assert [line.strip(" *-") for line in lines][-6:-1] == [
         "commit to client, p50", "this addon", "Odoo straight to PostgreSQL", "0.40", "at most 0.55"]
     assert not aims(figures, "latency", [Aim("commit to client", "p50", "addon", "direct", "at most", 0.55)])
+
+
+def test_a_cell_that_is_run_again_takes_its_own_place(tmp_path):
+    def cell(pooler, server, made, failed=None):
+        return matrix.Cell(pooler, server, "2026-01-01", "0.1", ["1.2.3", "15.1"], {"notification": made}, failed or {})
+
+    newest = cell(*matrix.NEWEST, "9 ms")
+    matrix.write(tmp_path, [newest, cell("odyssey", 15, "7 ms")], "19.0")
+    matrix.write(tmp_path, [again := cell("odyssey", 15, "8 ms", {"lost": "lost: [{1}]"})], "19.0")
+    assert list(matrix.read(tmp_path / "reach.csv")) == [again, newest]
+    page = (tmp_path / "reach.rst").read_text()
+    assert "Odyssey 1.2.3, PostgreSQL 15.1" in page and "7 ms" not in page
+    assert "**no**, see 1 below" in page and "1. Odyssey 1.2.3, PostgreSQL 15.1, lost: ``lost: [{1}]``" in page
