@@ -247,8 +247,8 @@ beside these the oldest and the newest of both together.
   that a firewall has forgotten.
 * message by Odoo's API: from the call to the websocket.
 * lost: of all notifications that were sent through these faults.
-* load average: of the machine when the cell, or the run that it belongs to, began; above 1 other work went on beside it,
-  and times are longer."""
+* load average: of the machine when the cell, or the run that it belongs to, began. Above 1 other work went on beside
+  it, and times are longer."""
 
 # what an error's own text does not say
 REASONS = {
