@@ -105,8 +105,8 @@ def examine(settings):
         pooled, result = open_pooled(settings)
         yield result
         yield _made("pooled mode", check_pooled_mode, settings, pooled)
-        pooler = identify(settings, pooled)
-        yield check_kind(pooled, pooler)
+        pooler, result = check_kind(settings, pooled)
+        yield result
         yield _made("NOTIFY queue", check_queue, pooled)
         if queue_job.loaded():
             yield _made("queue_job", check_runner, settings, pooled)
@@ -382,6 +382,7 @@ def check_pooled_mode(settings, pooled):
 # What stands at Odoo's own address. name: None if none is to be seen; settings: a dict, None if
 # they are not told, and refusal says why then.
 Pooler = namedtuple("Pooler", "name settings refusal")
+NOT_SEEN = Pooler(None, None, None)
 UNKNOWN_POOLER = "a pooler that the doctor does not know"
 BETWEEN = "a pooler that the doctor does not know, or what only forwards (PostgreSQL has another port)"
 # Of PgBouncer: setting, whether a value (seconds) hurts, what it does, the line to set.
@@ -418,8 +419,6 @@ def identify(settings, pooled):
 
     :return: Pooler
     """
-    if pooled is None:
-        return Pooler(None, None, None)
     refusal = None
     if pooled.pooler:
         try:
@@ -442,15 +441,26 @@ def identify(settings, pooled):
     if pooled.pooler:
         return Pooler(UNKNOWN_POOLER, None, None)
     # Some tell the process id of the backend, and keep a LISTEN while nobody else wants it.
-    same = str(pooled.address()[1]) == str(pooled.info.get("port") or 5432)
-    return Pooler(None if same else BETWEEN, None, None)
+    asked = str(pooled.info.get("port") or os.environ.get("PGPORT") or 5432).split(",")
+    return Pooler(None if str(pooled.address()[1]) in asked else BETWEEN, None, None)
 
 
-def check_kind(pooled, pooler):
-    """Which pooler it is, and which of its settings hurt as far as they are told."""
+def check_kind(settings, pooled):
+    """Which pooler it is, and which of its settings hurt as far as they are told.
+
+    :return: (Pooler, Result)
+    """
     name = "pooler"
     if pooled is None:
-        return skipped(name, "there is no pooled connection")
+        return NOT_SEEN, skipped(name, "there is no pooled connection")
+    try:
+        pooler = identify(settings, pooled)
+    except ConnectionLost as exc:
+        return NOT_SEEN, failed(name, str(exc), exc.cause.remedy)
+    return pooler, _judged(name, pooler)
+
+
+def _judged(name, pooler):
     if pooler.name is None:
         return ok(name, "none is to be seen")
     if pooler.refusal:
