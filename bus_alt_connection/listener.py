@@ -155,7 +155,7 @@ class Listener(threading.Thread):
         self.recovery.keep_connections(not session.pooler)
         proving = tasks.start(self._prove_for_ever(tasks, session))
         try:
-            await session.serve(self._arrived)
+            await session.serve(tasks, self._arrived)
         except ConnectionLost as exc:
             if session.pooler:
                 await self._unlisten(session)
