@@ -209,7 +209,8 @@ class Listener(threading.Thread):
         accepted = self.subscribers.accept(notification.payload)
         if accepted.malformed:
             self._report_malformed(notification)
-        self.recovery.heard(accepted.keys)
+        if accepted.keys:
+            self.recovery.heard(accepted.keys)
         if accepted.payload is not None:
             self.loop_connection.deliver(notification.channel, accepted.payload)
 

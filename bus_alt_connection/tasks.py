@@ -4,7 +4,7 @@
 Contract: a process that listens has one thread more, whatever goes on at the same time. asyncio is
 not used because Odoo's evented process runs everything in one thread under gevent, and asyncio's
 running loop is a property of the thread: other code there would find ours. Here a wait is one
-``select`` of the standard library, which gevent replaces with its own.
+``select`` of the standard library, or of ``hub_selector`` where gevent replaces that.
 """
 
 import collections
@@ -90,12 +90,20 @@ class Task:
         self._tasks.register(self)
 
 
+def _selector() -> Any:
+    if selectors.DefaultSelector.__module__ == "gevent.selectors":  # from gevent 20.6 on
+        from .hub_selector import HubSelector
+
+        return HubSelector()
+    return selectors.DefaultSelector()
+
+
 class Tasks:
     """The coroutines of one thread. Only ``call`` and ``stop`` may be used from another."""
 
     def __init__(self) -> None:
         self.runnable: Any = collections.deque()
-        self._selector = selectors.DefaultSelector()
+        self._selector = _selector()
         try:
             self._reader, self._writer = socket.socketpair()
         except OSError:
@@ -103,7 +111,7 @@ class Tasks:
             raise
         self._reader.setblocking(False)
         self._writer.setblocking(False)
-        self._selector.register(self._reader, READ, self._called)
+        self._selector.register(self._reader.fileno(), READ, self._called)
         self._calls: Any = collections.deque()
         self._timers: List[Any] = []
         self._waiting: Set[Task] = set()
