@@ -70,6 +70,10 @@ class Session:
     :ivar round_trip: seconds of the latest heartbeat, or None
     """
 
+    # Between rounds of what arrives, where they follow so closely: a cluster with a thousand
+    # notifications a second would wake this process as often.
+    PAUSE_SECONDS = 0.002
+
     def __init__(self, connection: Connection, settings: Settings, channels: List[str]) -> None:
         """See ``open``."""
         self._connection, self._settings, self._channels = connection, settings, channels
@@ -81,8 +85,9 @@ class Session:
         self.private = channels[0]
         self._token = ""
         self._proof = Signal()
-        self._arrived: Callable[[Any], None] = lambda notification: None
+        self._arrived: Callable[[List[Any]], None] = lambda notifications: None
         self._beating = False  # a heartbeat has no answer yet
+        self._read_at = 0.0
         self._ended: Optional[Exception] = None
         self._changed = Signal()
 
@@ -127,16 +132,16 @@ class Session:
         self._pid = (await self._connection.query(listen + "SELECT pg_backend_pid()"))[0][0]
         self.endpoint += " (through a pooler)" if self.pooler else f" (backend pid {pid})"
 
-    async def serve(self, tasks: Tasks, arrived: Callable[[Any], None]) -> None:
+    async def serve(self, tasks: Tasks, arrived: Callable[[List[Any]], None]) -> None:
         """Pass on what arrives, and see that heartbeats are answered.
 
         :param tasks: runs this
-        :param arrived: called with each psycopg2 ``Notify`` of a channel but the private one
+        :param arrived: called with the psycopg2 ``Notify`` of a round, but those of the private channel
         :raises ConnectionLost: once the connection is lost, or is rejected
         """
         every = self._settings.heartbeat_seconds
         self._arrived = arrived
-        self._connection.watch(tasks, self._receive)
+        self._connection.watch(tasks, self._readable)
         try:
             self._receive()  # what came along with the answer to the LISTEN
             while True:
@@ -165,21 +170,32 @@ class Session:
         if self._ended is not None:
             raise self._ended
 
+    def _readable(self) -> None:
+        """A round: one that comes alone is read at once; those that follow closely wait to be one."""
+        busy = time.monotonic() - self._read_at < self.PAUSE_SECONDS
+        self._receive()
+        if busy:
+            time.sleep(self.PAUSE_SECONDS)
+        self._read_at = time.monotonic()
+
     def _receive(self) -> None:
-        """Read all that is there: many notifications that wait in the socket are one round."""
         try:
             notifications = self._connection.receive()
             if self._beating and not self._connection.executing:
                 self._beating = False
                 self._changed.set()
-            for notification in notifications:
-                if notification.channel != self.private:
-                    self._arrived(notification)
-                elif notification.payload == self._token:
-                    self._token = ""
-                    self._proof.set()
+            others = [each for each in notifications if each.channel != self.private]
+            if len(others) < len(notifications):
+                self._check_proof(notifications)
+            if others:
+                self._arrived(others)
         except Exception as exc:  # any: whoever calls this, it is `serve` that fails
             self.reject(exc)
+
+    def _check_proof(self, notifications: List[Any]) -> None:
+        if any(each.channel == self.private and each.payload == self._token for each in notifications):
+            self._token = ""
+            self._proof.set()
 
     def _check_channels(self) -> None:
         standing = {channel for channel, in self._connection.result()}
