@@ -162,20 +162,24 @@ class Connection:
         """
         if self._connection.notifies:
             return True  # came along with the answer to a statement
-        try:
-            fileno = self._connection.fileno()
-        except (psycopg2.Error, OSError) as exc:
-            raise ConnectionLost(one_line(exc)) from exc
-        return await ready(fileno, READ, timeout)
+        return await ready(self._fileno(), READ, timeout)
 
     def watch(self, tasks: Tasks, function: Callable[[], None]) -> None:
         """Have a function called whenever the server says something, until ``unwatch`` or the end.
 
         Nothing is awaited on this connection meanwhile.
+
+        :raises ConnectionLost: if the connection is gone
         """
-        fileno = self._connection.fileno()
+        fileno = self._fileno()
         tasks.watch(fileno, function)
         self._unwatch = functools.partial(tasks.unwatch, fileno)
+
+    def _fileno(self) -> int:
+        try:
+            return self._connection.fileno()
+        except (psycopg2.Error, OSError) as exc:
+            raise ConnectionLost(one_line(exc)) from exc
 
     def unwatch(self) -> None:
         if self._unwatch is not None:
