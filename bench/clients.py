@@ -68,7 +68,11 @@ class Client(asyncio.Protocol):
         transport.write((f"GET /websocket HTTP/1.1\r\nHost: {self.swarm.odoo.host}:{self.swarm.port}\r\n"
                          "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                          f"Sec-WebSocket-Key: {key}\r\nOrigin: {self.swarm.odoo.url}\r\n"
-                         f"Cookie: session_id={self.swarm.cookie}\r\n\r\n").encode())
+                         f"{self.credentials()}\r\n\r\n").encode())
+
+    def credentials(self):
+        """The header that says who this is, and in which database."""
+        return f"Cookie: session_id={self.swarm.cookie}"
 
     def data_received(self, data):
         self.buffer += data
@@ -124,14 +128,17 @@ class Client(asyncio.Protocol):
 class Swarm:
     """`count` clients of an Odoo; `channels(number)` says what a client subscribes to."""
 
-    def __init__(self, odoo, database, count, channels, last=0):
-        self.odoo = odoo
+    def __init__(self, odoo, database, count, channels, last=0, kind=Client):
+        self.odoo, self.database = odoo, database
         self.port = odoo.evented_port if odoo.workers else odoo.http_port
-        self.cookie = login(odoo, database).http.cookies["session_id"]
         self.arrived = self.reopened = 0
         self.loop = asyncio.new_event_loop()
-        self.clients = [Client(self, channels(number), last) for number in range(count)]
+        self.clients = [kind(self, channels(number), last) for number in range(count)]
         self.thread = threading.Thread(target=self.loop.run_forever, name="swarm", daemon=True)
+
+    @functools.cached_property
+    def cookie(self):
+        return login(self.odoo, self.database).http.cookies["session_id"]
 
     def call(self, coroutine, timeout=300):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)

@@ -1,4 +1,5 @@
 """What listeners cost that hear nothing, and how that grows with their number."""
+import contextlib
 import re
 import time
 from pathlib import Path
@@ -36,39 +37,51 @@ class Listeners(Program):
         return self
 
     @property
+    def said(self):
+        """How many of them listen, and the attempts to connect so far: directly, and to Odoo's own address."""
+        lines = re.findall(r"^(\d+) (\d+) (\d+)\n", self.log.read_text(), re.M)
+        return tuple(map(int, lines[-1])) if lines else (0, 0, 0)
+
+    @property
     def listening(self):
-        """How many of them listen."""
-        numbers = re.findall(r"^\d+$", self.log.read_text(), re.M)
-        return int(numbers[-1]) if numbers else 0
+        return self.said[0]
 
 
 def run(lab, quick):
     counts, seconds = ([10], 3) if quick else ([10, 100, 150, 300, 1000], 30)
-    stack = lab.stack
+    with cluster(lab.stack, counts[-1]) as (postgres, pooler):
+        for count in counts:
+            for name in NAMES:
+                yield from idle(lab.stack, postgres, pooler, name, count, seconds if name == "addon" else seconds / 3)
+
+
+@contextlib.contextmanager
+def cluster(stack, most):
+    """A PostgreSQL and a pooler for so many listeners and nobody else."""
     postgres = stack.add(Postgres(stack.machine, stack.folder / f"listeners-{time.monotonic_ns()}"))
     postgres.init()
     postgres.stop()
     # nothing of its own meanwhile: what is counted is the listeners'
-    postgres.start(max_connections=counts[-1] + 200, autovacuum="off")
+    postgres.settings = {"max_connections": most + 200, "autovacuum": "off"}
+    postgres.start()
     postgres.query(f"CREATE DATABASE {DATABASE} OWNER {ODOO_USER}")
     connection = postgres.connect(DATABASE, user=ODOO_USER)
     connection.cursor().execute(TABLE)
     connection.close()
     # a kept connection each, on which it is asked where the pooler leads to
     pooler = stack.add(PgBouncer(stack.machine, postgres.folder / "pooler", postgres,
-                                 settings={"max_client_conn": 3 * counts[-1] + 100}))
+                                 settings={"max_client_conn": 3 * most + 100}))
     pooler.start()
     try:
-        for count in counts:
-            for name in NAMES:
-                yield from idle(stack, postgres, pooler, name, count, seconds if name == "addon" else seconds / 3)
+        yield postgres, pooler
     finally:
         pooler.end_by_force()
         postgres.end_by_force()
 
 
-def idle(stack, postgres, pooler, name, count, seconds):
-    """What `count` listeners cost in so many seconds."""
+@contextlib.contextmanager
+def listening(stack, postgres, pooler, name, count):
+    """So many listeners of a kind, all of which listen: the processes that they are in."""
     server = stack.odoo(name=f"listeners-{name}-{time.monotonic_ns()}")     # never started: its odoo.conf is used
     server.db_host, server.db_port, server.password = pooler.host, pooler.port, postgres.odoo_password
     server.direct_host, server.direct_port = postgres.host, postgres.port
@@ -79,15 +92,21 @@ def idle(stack, postgres, pooler, name, count, seconds):
     try:
         wait_until(lambda: sum(each.listening for each in started) == count, 180,
                    lambda: f"{sum(each.listening for each in started)} of {count} listen: {started[0].last_lines()}")
+        yield started
+    finally:
+        for each in started:
+            each.end_by_force()
+
+
+def idle(stack, postgres, pooler, name, count, seconds):
+    """What `count` listeners cost in so many seconds."""
+    with listening(stack, postgres, pooler, name, count) as started:
         settle(postgres, pooler)
         before = Sample(postgres, pooler, started)
         time.sleep(seconds)         # the span that is measured
         after = Sample(postgres, pooler, started)
-    finally:
-        for each in started:
-            each.end_by_force()
-        pooler.restart()        # who comes next finds nothing open
-        wait_until(lambda: not backends(postgres), 60, "backends of listeners that have ended do not go away")
+    pooler.restart()        # who comes next finds nothing open
+    wait_until(lambda: not backends(postgres), 60, "backends of listeners that have ended do not go away")
     case, span = f"{count} listeners", after.at - before.at
     yield Result("listeners", case, name, "PostgreSQL's CPU", "% of a core", 100 * after.less(before, "server") / span)
     yield Result("listeners", case, name, "wake-ups", "a second", after.less(before, "wakeups") / span)

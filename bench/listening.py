@@ -1,8 +1,11 @@
 """Many listeners in one process, without an Odoo around them: `listening.py addon|direct COUNT ODOO.CONF`.
 
-Prints how many of them listen, whenever that changes. `addon`: the addon's own. `direct`: connections that LISTEN and
-are waited for, which is all that Odoo's own listeners do while nothing comes.
+Prints how many of them listen, and how many attempts to connect were made so far, directly and to Odoo's own address,
+whenever that changes. `addon`: the addon's own. `direct`: connections that LISTEN and are waited for, which is all that
+Odoo's own listeners do while nothing comes.
 """
+import collections
+import functools
 import resource
 import selectors
 import sys
@@ -55,15 +58,28 @@ class Subscribers:
         return []
 
 
+def counted(connect):
+    """psycopg2's function, and how often it was called for each port."""
+    attempts = collections.Counter()
+
+    @functools.wraps(connect)
+    def attempt(*args, **kw):
+        attempts[str(kw["port"])] += 1
+        return connect(*args, **kw)
+    return attempt, attempts
+
+
 def many(count):
     """The addon's listeners, until the process ends. A few start at the same time: what is measured is rest."""
     initialize_sys_path()
+    psycopg2.connect, attempts = counted(psycopg2.connect)
     asked, before = [], None
     while True:
-        now = sum(listens() for listens in asked)
-        asked += [addon() for _ in range(min(AT_ONCE - (len(asked) - now), count - len(asked)))]
+        listen = sum(listens() for listens in asked)
+        asked += [addon() for _ in range(min(AT_ONCE - (len(asked) - listen), count - len(asked)))]
+        now = listen, *(attempts[str(config[name])] for name in ("imdispatcher_db_port", "db_port"))
         if now != before:
-            print(now, flush=True)
+            print(*now, flush=True)
         before = now
         time.sleep(0.1)
 
@@ -77,7 +93,7 @@ def bare(count):
             connection.autocommit = True
             connection.cursor().execute("LISTEN imbus")
             selector.register(connection, selectors.EVENT_READ)
-        print(count, flush=True)
+        print(count, count, 0, flush=True)
         while True:
             for key, _ in selector.select():
                 key.fileobj.poll()

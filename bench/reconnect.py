@@ -24,15 +24,19 @@ REFUSAL = 0.001
 LONGEST = 600.0
 
 
-def backoff():
-    """The addon's class `Backoff`, and the longest wait that its listener asks of it while waiting may help.
+def addon_module(name):
+    """A module of the addon.
 
     The package is not imported as such: that would put the addon in force in an Odoo, which is not here.
     """
     sys.path[:0] = [path for path in odoo_path() if path not in sys.path]
     importable()
-    return (importlib.import_module(f"{ADDON}.backoff").Backoff,
-            importlib.import_module(f"{ADDON}.listener").Listener.RETRY_SECONDS)
+    return importlib.import_module(f"{ADDON}.{name}")
+
+
+def backoff():
+    """The addon's class `Backoff`, and the longest wait that its listener asks of it while waiting may help."""
+    return addon_module("backoff").Backoff, addon_module("listener").Listener.RETRY_SECONDS
 
 
 def odoo_path():
@@ -70,8 +74,10 @@ def simulated(count, name, make):
     yield Result("reconnect", case, name, "99 % back", "s", most - AWAY)
 
 
-def simulate(count, make):
-    """(attempts in each second, when each instance was back)"""
+def simulate(count, make, rate=RATE, longest=LONGEST):
+    """(attempts in each second, when each instance was back, at `longest` if not before)
+
+    `rate`: what the server takes in a second."""
     attempts, back = collections.Counter(), []
     served = AWAY       # until when the server is at work on those it has taken
     events = []
@@ -83,16 +89,16 @@ def simulate(count, make):
     while events:
         at, number, waits = heapq.heappop(events)
         attempts[int(at)] += 1
-        waiting = (served - at) * RATE
+        waiting = (served - at) * rate
         if at < AWAY or waiting > QUEUE:
             # from the begin of one attempt to the begin of the next
             again = at + max(waits.next(), REFUSAL)
-            if again < LONGEST:
+            if again < longest:
                 heapq.heappush(events, (again, number, waits))
             else:
-                back.append(LONGEST)
+                back.append(longest)
         else:
-            served = max(served, at) + 1 / RATE
+            served = max(served, at) + 1 / rate
             back.append(served)
     return attempts, back
 

@@ -243,7 +243,9 @@ def write_csv(path, head, rows):
 
 
 def write(folder, figures, parts, versions, only=None):
-    """performance.csv, performance.rst and its plots. `parts`: {measure: module}. Returns the paths.
+    """performance.csv, performance.rst with its plots, and the pages of those parts that have one.
+
+    `parts`: {measure: module}. Returns the paths.
 
     `only`: the measures that were made; the others stay as they are in the folder.
     """
@@ -280,6 +282,8 @@ def write(folder, figures, parts, versions, only=None):
                 paths.append(folder / name)
                 lines += [f".. image:: {name}", f"   :alt: {module.TITLE}: {metric}", ""]
         lines += aims(figures, measure, getattr(module, "AIMS", ()))
+        if hasattr(module, "page"):
+            paths += module.page(folder, figures)
     paths.append(folder / "performance.rst")
     paths[-1].write_text("\n".join(lines).rstrip() + "\n")
     return paths

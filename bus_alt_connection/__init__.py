@@ -17,9 +17,9 @@ Loaded server-wide, never installed in a database. It patches, in each server pr
 All of it is put in place, or none; but the last three only where they are there. Every other
 connection in every process is Odoo's own.
 
-Reading order: settings, endpoints, tasks, connection, errors, state, session, listener; recovery with
-window and payloads; loop_connection, notifier, routing, dispatcher, cron, websockets, queue_job,
-post_load; then what administrators see: cluster, health, metrics, doctor.
+Reading order: settings, endpoints, tasks with hub_selector, connection, errors, state, session,
+listener; recovery with window and payloads; loop_connection, notifier, routing, dispatcher, cron,
+websockets, queue_job, post_load; then what administrators see: cluster, health, metrics, doctor.
 """
 
 # cli: before series 19 Odoo finds the command by importing it.

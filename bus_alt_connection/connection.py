@@ -6,18 +6,19 @@ of their own, and not by libpq, which would resolve them in C and stall every we
 evented process. One user at a time; nothing here knows Odoo's bus.
 """
 
+import functools
 import ipaddress
 import os
 import socket
 import threading
 import time
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import psycopg2
 from psycopg2 import extensions
 
 from .errors import ConnectionLost, one_line
-from .tasks import READ, WRITE, Signal, Tasks, ready
+from .tasks import READ, WRITE, Tasks, ready
 
 _known: Dict[tuple, List[str]] = {}  # (host, port) -> its latest known addresses
 
@@ -94,6 +95,7 @@ class Connection:
         self.info, self.timeout = info, timeout
         self._connection: Any = None
         self._cursor: Any = None
+        self._unwatch: Optional[Callable[[], None]] = None
 
     @classmethod
     async def open(
@@ -152,19 +154,37 @@ class Connection:
         except (psycopg2.Error, OSError) as exc:
             raise ConnectionLost(one_line(exc)) from exc
 
-    async def wait(self, timeout: float, signal: Optional[Signal] = None) -> bool:
+    async def wait(self, timeout: float) -> bool:
         """Wait until the server says something.
 
-        :return: True if there is something to receive, False after `timeout` seconds or a signal
+        :return: True if there is something to receive, False after `timeout` seconds
         :raises ConnectionLost: if the connection is gone
         """
         if self._connection.notifies:
             return True  # came along with the answer to a statement
+        return await ready(self._fileno(), READ, timeout)
+
+    def watch(self, tasks: Tasks, function: Callable[[], None]) -> None:
+        """Have a function called whenever the server says something, until ``unwatch`` or the end.
+
+        Nothing is awaited on this connection meanwhile.
+
+        :raises ConnectionLost: if the connection is gone
+        """
+        fileno = self._fileno()
+        tasks.watch(fileno, function)
+        self._unwatch = functools.partial(tasks.unwatch, fileno)
+
+    def _fileno(self) -> int:
         try:
-            fileno = self._connection.fileno()
+            return self._connection.fileno()
         except (psycopg2.Error, OSError) as exc:
             raise ConnectionLost(one_line(exc)) from exc
-        return await ready(fileno, READ, timeout, signal)
+
+    def unwatch(self) -> None:
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
 
     def send(self, sql: str, parameters: Optional[Sequence] = None) -> None:
         """Begin a statement; ``receive`` sees its end, ``result`` has it then."""
@@ -174,6 +194,7 @@ class Connection:
             self._cursor.execute(sql, parameters)
             self._connection.poll()  # hands it to the kernel, and may well read the answer
         except psycopg2.Error as exc:
+            self.unwatch()  # libpq has closed its socket
             raise ConnectionLost(one_line(exc)) from exc
 
     @property
@@ -207,6 +228,7 @@ class Connection:
         try:
             self._connection.poll()
         except psycopg2.Error as exc:
+            self.unwatch()  # libpq has closed its socket
             raise ConnectionLost(one_line(exc)) from exc
         arrived = list(self._connection.notifies)
         del self._connection.notifies[:]
@@ -223,6 +245,7 @@ class Connection:
         return self._connection.get_backend_pid()
 
     def close(self) -> None:
+        self.unwatch()
         if self._connection is not None and not self._connection.closed:
             self._connection.close()
 

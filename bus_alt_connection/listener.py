@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import weakref
-from typing import Any, Awaitable, Dict, List, Optional
+from typing import Any, Awaitable, Dict, Hashable, List, Optional
 
 from . import endpoints, errors, state
 from .backoff import Backoff, Throttle
@@ -155,7 +155,7 @@ class Listener(threading.Thread):
         self.recovery.keep_connections(not session.pooler)
         proving = tasks.start(self._prove_for_ever(tasks, session))
         try:
-            await session.serve(self._arrived)
+            await session.serve(tasks, self._arrived)
         except ConnectionLost as exc:
             if session.pooler:
                 await self._unlisten(session)
@@ -202,16 +202,21 @@ class Listener(threading.Thread):
         except ConnectionLost:
             pass  # its end ends the LISTEN, or the pooler's server connection will
 
-    def _arrived(self, notification: Any) -> None:
-        """Pass on one notification of a channel that upstream listens to."""
-        self.received += 1
+    def _arrived(self, notifications: List[Any]) -> None:
+        """Pass on a round of notifications of channels that upstream listens to."""
+        self.received += len(notifications)
         self.last_received = time.time()
-        accepted = self.subscribers.accept(notification.payload)
-        if accepted.malformed:
-            self._report_malformed(notification)
-        self.recovery.heard(accepted.keys)
-        if accepted.payload is not None:
-            self.loop_connection.deliver(notification.channel, accepted.payload)
+        accept, deliver = self.subscribers.accept, self.loop_connection.deliver
+        heard: Dict[Hashable, None] = {}
+        for notification in notifications:
+            payload, keys, malformed = accept(notification.payload)
+            if payload is not None:
+                deliver(notification.channel, payload)
+            if keys:
+                heard.update(dict.fromkeys(keys))
+            if malformed:
+                self._report_malformed(notification)
+        self.recovery.heard(heard)
 
     def _report_malformed(self, notification: Any) -> None:
         self.malformed += 1

@@ -8,7 +8,7 @@ what a look believes: while NOTIFYs arrive, that of a row is given until the nex
 
 import logging
 import time
-from typing import AbstractSet, Any, Callable, Dict, Hashable, List, Optional, Set, Tuple
+from typing import AbstractSet, Any, Callable, Dict, Hashable, Iterable, List, Optional, Set, Tuple
 
 from . import endpoints
 from .backoff import Throttle
@@ -116,11 +116,9 @@ class Recovery:
         self.woken = 0
         self._look_back = 0.0  # seconds, of the first look at a database
 
-    def heard(self, keys: List[Hashable]) -> None:
-        """Note that a notification named these channels."""
-        now = time.monotonic()
-        for channel in keys:
-            self._heard[channel] = now
+    def heard(self, keys: Iterable[Hashable]) -> None:
+        """Note that notifications named these channels."""
+        self._heard.update(dict.fromkeys(keys, time.monotonic()))
 
     def keep_connections(self, keep: bool) -> None:
         """Whether connections to a pooler are kept."""

@@ -20,7 +20,7 @@ from . import endpoints
 from .connection import Connection
 from .errors import ConnectionLost
 from .settings import Settings
-from .tasks import Signal
+from .tasks import Signal, Tasks
 
 # On the server's side, so that a host that is gone does not keep its backend; a server that lacks
 # one of them is asked for the others.
@@ -70,6 +70,10 @@ class Session:
     :ivar round_trip: seconds of the latest heartbeat, or None
     """
 
+    # Between rounds of what arrives, where they follow so closely: a cluster with a thousand
+    # notifications a second would wake this process as often.
+    PAUSE_SECONDS = 0.002
+
     def __init__(self, connection: Connection, settings: Settings, channels: List[str]) -> None:
         """See ``open``."""
         self._connection, self._settings, self._channels = connection, settings, channels
@@ -81,7 +85,10 @@ class Session:
         self.private = channels[0]
         self._token = ""
         self._proof = Signal()
-        self._rejected: Optional[ConnectionLost] = None
+        self._arrived: Callable[[List[Any]], None] = lambda notifications: None
+        self._beating = False  # a heartbeat has no answer yet
+        self._read_at = 0.0
+        self._ended: Optional[Exception] = None
         self._changed = Signal()
 
     @classmethod
@@ -125,41 +132,70 @@ class Session:
         self._pid = (await self._connection.query(listen + "SELECT pg_backend_pid()"))[0][0]
         self.endpoint += " (through a pooler)" if self.pooler else f" (backend pid {pid})"
 
-    async def serve(self, arrived: Callable[[Any], None]) -> None:
+    async def serve(self, tasks: Tasks, arrived: Callable[[List[Any]], None]) -> None:
         """Pass on what arrives, and see that heartbeats are answered.
 
-        :param arrived: called with each psycopg2 ``Notify`` of a channel but the private one
+        :param tasks: runs this
+        :param arrived: called with the psycopg2 ``Notify`` of a round, but those of the private channel
         :raises ConnectionLost: once the connection is lost, or is rejected
         """
         every = self._settings.heartbeat_seconds
-        sent: Optional[float] = None
-        next_beat = time.monotonic() + every
-        while True:
-            due = next_beat if sent is None else sent + every
-            readable = await self._connection.wait(due - time.monotonic(), self._changed)
-            if self._rejected is not None:
-                raise self._rejected
-            # Read before judging: this process itself may have been stopped for a while.
-            if readable or await self._connection.wait(0):
-                self._receive(arrived)
-            elif sent is not None and time.monotonic() >= sent + every:
-                raise ConnectionLost(f"no heartbeat was answered within {every:g} s, the path is silent")
-            if sent is None and time.monotonic() >= next_beat:
-                sent = time.monotonic()
+        self._arrived = arrived
+        self._connection.watch(tasks, self._readable)
+        try:
+            self._receive()  # what came along with the answer to the LISTEN
+            while True:
+                # With jitter, so that those who began together do not beat together.
+                await self._pause(every * random.uniform(0.9, 1.0))
+                sent, self._beating = time.monotonic(), True
                 self._connection.send(HEARTBEAT)
-            if sent is not None and not self._connection.executing:
+                self._receive()
+                if self._beating:
+                    await self._pause(every)
+                    # Read before judging: this process itself may have been stopped for a while.
+                    self._receive()
+                if self._ended is not None:
+                    raise self._ended
+                if self._beating:
+                    raise ConnectionLost(f"no heartbeat was answered within {every:g} s, the path is silent")
                 self._check_channels()
                 self.round_trip = time.monotonic() - sent
-                # With jitter, so that those who began together do not beat together.
-                sent, next_beat = None, time.monotonic() + every * random.uniform(0.9, 1.0)
+        finally:
+            self._connection.unwatch()
 
-    def _receive(self, arrived: Callable[[Any], None]) -> None:
-        for notification in self._connection.receive():
-            if notification.channel != self.private:
-                arrived(notification)
-            elif notification.payload == self._token:
-                self._token = ""
-                self._proof.set()
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until a heartbeat is answered; the end of the session is raised."""
+        if self._ended is None:
+            await self._changed.wait(seconds)
+        if self._ended is not None:
+            raise self._ended
+
+    def _readable(self) -> None:
+        """A round: one that comes alone is read at once; those that follow closely wait to be one."""
+        busy = time.monotonic() - self._read_at < self.PAUSE_SECONDS
+        self._receive()
+        if busy:
+            time.sleep(self.PAUSE_SECONDS)
+        self._read_at = time.monotonic()
+
+    def _receive(self) -> None:
+        try:
+            notifications = self._connection.receive()
+            if self._beating and not self._connection.executing:
+                self._beating = False
+                self._changed.set()
+            others = [each for each in notifications if each.channel != self.private]
+            if len(others) < len(notifications):
+                self._check_proof(notifications)
+            if others:
+                self._arrived(others)
+        except Exception as exc:  # any: whoever calls this, it is `serve` that fails
+            self.reject(exc)
+
+    def _check_proof(self, notifications: List[Any]) -> None:
+        if any(each.channel == self.private and each.payload == self._token for each in notifications):
+            self._token = ""
+            self._proof.set()
 
     def _check_channels(self) -> None:
         standing = {channel for channel, in self._connection.result()}
@@ -176,9 +212,9 @@ class Session:
         """Whether the token arrives within `timeout` seconds."""
         return not self._token or await self._proof.wait(timeout)
 
-    def reject(self, problem: ConnectionLost) -> None:
+    def reject(self, problem: Exception) -> None:
         """Have ``serve`` end with this problem."""
-        self._rejected = problem
+        self._ended = problem
         self._changed.set()
 
     async def unlisten(self) -> None:

@@ -4,10 +4,11 @@
 Contract: a process that listens has one thread more, whatever goes on at the same time. asyncio is
 not used because Odoo's evented process runs everything in one thread under gevent, and asyncio's
 running loop is a property of the thread: other code there would find ours. Here a wait is one
-``select`` of the standard library, which gevent replaces with its own.
+``select`` of the standard library, or of ``hub_selector`` where gevent replaces that.
 """
 
 import collections
+import functools
 import heapq
 import itertools
 import selectors
@@ -18,15 +19,15 @@ from typing import Any, Awaitable, Callable, Iterable, List, Optional, Set
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
-# What a coroutine waits for: a file descriptor and READ or WRITE, a Signal, or either; at most
-# until `deadline` (time.monotonic()).
+# What a coroutine waits for: a file descriptor and READ or WRITE, or a Signal; at most until
+# `deadline` (time.monotonic()).
 Wait = collections.namedtuple("Wait", "fileno event signal deadline")
 
 
 @types.coroutine
-def ready(fileno: int, event: int, timeout: float, signal: "Optional[Signal]" = None) -> Any:
-    """:return: True once the file descriptor is ready, False after `timeout` seconds or a signal"""
-    return (yield Wait(fileno, event, signal, time.monotonic() + timeout))
+def ready(fileno: int, event: int, timeout: float) -> Any:
+    """:return: True once the file descriptor is ready, False after `timeout` seconds"""
+    return (yield Wait(fileno, event, None, time.monotonic() + timeout))
 
 
 @types.coroutine
@@ -48,7 +49,7 @@ class Signal:
 
     def set(self) -> None:
         for task in list(self.waiting):
-            task.wake(task.wait is not None and task.wait.fileno is None)
+            task.wake(True)
 
 
 class Task:
@@ -89,12 +90,20 @@ class Task:
         self._tasks.register(self)
 
 
+def _selector() -> Any:
+    if selectors.DefaultSelector.__module__ == "gevent.selectors":  # from gevent 20.6 on
+        from .hub_selector import HubSelector
+
+        return HubSelector()
+    return selectors.DefaultSelector()
+
+
 class Tasks:
     """The coroutines of one thread. Only ``call`` and ``stop`` may be used from another."""
 
     def __init__(self) -> None:
         self.runnable: Any = collections.deque()
-        self._selector = selectors.DefaultSelector()
+        self._selector = _selector()
         try:
             self._reader, self._writer = socket.socketpair()
         except OSError:
@@ -102,7 +111,7 @@ class Tasks:
             raise
         self._reader.setblocking(False)
         self._writer.setblocking(False)
-        self._selector.register(self._reader, READ)
+        self._selector.register(self._reader.fileno(), READ, self._called)
         self._calls: Any = collections.deque()
         self._timers: List[Any] = []
         self._waiting: Set[Task] = set()
@@ -136,6 +145,18 @@ class Tasks:
             self._writer.send(b".")
         except OSError:
             pass  # closed, or enough bytes wait to be read
+
+    def watch(self, fileno: int, function: Callable[[], None]) -> None:
+        """Have a function called whenever there is something to read, until ``unwatch``.
+
+        For what is read all the time: nothing is registered anew each time, as for ``ready``, and
+        no coroutine is woken.
+        """
+        self._selector.register(fileno, READ, function)
+
+    def unwatch(self, fileno: int) -> None:
+        """To be called before the file descriptor can be another's."""
+        self._selector.unregister(fileno)
 
     def stop(self) -> None:
         """End ``run``; from any thread."""
@@ -183,7 +204,7 @@ class Tasks:
         if wait.signal is not None:
             wait.signal.waiting.append(task)
         if wait.fileno is not None:
-            self._selector.register(wait.fileno, wait.event, task)
+            self._selector.register(wait.fileno, wait.event, functools.partial(task.wake, True))
 
     def forget(self, task: Task) -> None:
         wait = task.wait
@@ -209,10 +230,7 @@ class Tasks:
         if not self.runnable:
             timeout = self._timers[0][0] - now if self._timers else 3600
             for key, _ in self._selector.select(max(timeout, 0)):
-                if key.data is None:
-                    self._called()
-                else:
-                    key.data.wake(True)
+                key.data()
         while self.runnable:
             task, value = self.runnable.popleft()
             task.step(value)

@@ -51,6 +51,7 @@ class Postgres(Program):
         self.data = self.folder / "data"
         self.port = port or free_port()
         self.passwords = {}
+        self.settings = {}          # beside SETTINGS, from the next start on
         self.folder.mkdir(parents=True, exist_ok=True)
         if machine.run_as:
             os.chown(self.folder, *machine.run_as)
@@ -88,7 +89,8 @@ class Postgres(Program):
         return self
 
     def start(self, timeout=60, **settings):
-        settings = {**SETTINGS, "port": self.port, "unix_socket_directories": self.socket_dir, **settings}
+        settings = {**SETTINGS, "port": self.port, "unix_socket_directories": self.socket_dir, **self.settings,
+                    **settings}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self.launch([self.machine.pg_bin / "postgres", "-D", self.data, *options], self.env(), self.folder)
         wait_until(self.accepts, timeout, lambda: f"PostgreSQL accepts no connection: {self.last_lines()}")

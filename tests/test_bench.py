@@ -43,6 +43,15 @@ def test_bench_quick(stack, tmp_path):
     assert many <= few + 4, "the workers share the pool"
     for name in ("addon", "addon direct"):
         assert figures.median("connections", "kept for NOTIFYs", name, "4 workers") >= 4, "each worker keeps one"
+    # a fleet: the one that nobody waits for is not asked; jobs are looked for once, and once more by Odoo's own clock
+    for case in figures.some("fleet", "until the last database is caught up", 3):
+        assert figures.median("fleet", "until the last database is caught up", "addon", case) < 60
+        assert figures.median("fleet", "times that jobs were looked for, most of any database", "addon", case) <= 2
+    degraded, = (case for case in figures.some("fleet", "looks at the bus, of a database", 3) if "degraded" in case)
+    assert figures.median("fleet", "looks at the bus, of a database", "addon", degraded) > 0
+    assert not sum(figures.median("fleet", "looks at the bus of databases that nobody waits for", "addon", case)
+                   for case in figures.some("fleet", "looks at the bus of databases that nobody waits for", 3))
+    assert "Past one cluster" in (tmp_path / "docs" / "capacity.rst").read_text()
 
 
 def test_every_hop_is_scram(stack):

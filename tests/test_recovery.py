@@ -5,6 +5,7 @@ The rows of these tests are committed and nobody is notified: only recovery can 
 import contextlib
 import itertools
 import time
+from pathlib import Path
 
 import pytest
 
@@ -77,9 +78,9 @@ def second(stack):
     stack.postgres.query(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
-def serve(odoo, proxy, databases, **options):
-    return odoo(",".join(databases), options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": proxy.port,
-                                              "max_cron_threads": 0, **options})
+def serve(odoo, proxy, databases, more=None, **options):
+    return odoo(",".join(databases), **(more or {}), options={
+        "imdispatcher_db_host": proxy.host, "imdispatcher_db_port": proxy.port, "max_cron_threads": 0, **options})
 
 
 def test_a_channel_that_cannot_be_read(stack, second, odoo, proxy):
@@ -96,6 +97,25 @@ def test_a_channel_that_cannot_be_read(stack, second, odoo, proxy):
                     stack.postgres.query(
                         "INSERT INTO bus_bus (channel, message, create_date)"
                         " VALUES (%s, '1', now() AT TIME ZONE 'UTC')", [channel], dbname=name)
+                    sender.insert(number)
+                for client, _ in found.values():
+                    gets(client, number)
+        finally:
+            proxy.heal()
+
+
+@pytest.mark.newest
+def test_a_database_that_is_not_loaded_any_more(stack, second, odoo, proxy):
+    """Odoo keeps as many loaded as their memory allows, here one; its clients in the others are connected still."""
+    server = serve(odoo, proxy, ["demo", second], {"load": "base,web,bus_alt_connection,bus_test_one_loaded",
+                                                   "addons": [Path(__file__).parent / "addons"]})
+    with clients(stack, server, "demo", second) as found:
+        wait_listening(stack.postgres, server, "bus")
+        proxy.refuse()
+        try:
+            wait_failing(server)
+            for number in range(3):
+                for _, sender in found.values():
                     sender.insert(number)
                 for client, _ in found.values():
                     gets(client, number)

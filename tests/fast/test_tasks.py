@@ -142,18 +142,43 @@ def test_a_socket_that_is_not_ready_in_time(tasks, pair):
     assert tasks.run(main()) == [False] * 3
 
 
-def test_a_signal_ends_the_wait_for_a_socket(tasks, pair):
-    signal = Signal()
+def test_a_socket_that_is_watched(tasks, pair, seen):
+    """All the time, whoever else waits, until it is not any more; what is not read calls again."""
+    reader, writer = pair
+    called = Signal()
 
-    async def send():
-        await sleep(0)
-        signal.set()
+    def read():
+        seen.append(reader.recv(1))
+        called.set()
 
     async def main():
-        tasks.start(send())
-        return await ready(pair[0].fileno(), READ, LONG, signal)
-    assert tasks.run(main()) is False
-    assert not signal.waiting
+        tasks.watch(reader.fileno(), read)
+        for letter in (b"a", b"b", b"cd"):
+            writer.send(letter)
+            assert await called.wait(LONG)
+        while len(seen) < 4:
+            await called.wait(LONG)
+        tasks.unwatch(reader.fileno())
+        writer.send(b"e")
+        await sleep(SHORT)
+    tasks.run(main())
+    assert seen == [b"a", b"b", b"c", b"d"]
+    assert tasks.run(ready(reader.fileno(), READ, LONG))        # it can be waited for again
+
+
+def test_one_that_is_watched_and_closed_is_forgotten(tasks, seen):
+    """Another socket has its number afterwards, and is heard."""
+    async def main():
+        for letter in (b"a", b"b"):
+            reader, writer = socket.socketpair()
+            tasks.watch(reader.fileno(), lambda reader=reader: seen.append(reader.recv(1)))
+            writer.send(letter)
+            await sleep(SHORT)
+            tasks.unwatch(reader.fileno())
+            reader.close()
+            writer.close()
+    tasks.run(main())
+    assert seen == [b"a", b"b"]
 
 
 def test_a_socket_may_be_waited_for_again_and_by_another(tasks, pair):
@@ -327,11 +352,10 @@ def test_one_that_is_started_goes_on_in_the_next_run(tasks, seen):
 # -- cancel ------------------------------------------------------------------------------------------------------------
 
 def waits_of_all_kinds(fileno, signal):
-    return [lambda: sleep(LONG), lambda: ready(fileno, READ, LONG), lambda: signal.wait(LONG),
-            lambda: ready(fileno, READ, LONG, signal)]
+    return [lambda: sleep(LONG), lambda: ready(fileno, READ, LONG), lambda: signal.wait(LONG)]
 
 
-@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("kind", range(3))
 def test_cancel_runs_finally_where_it_waits(tasks, pair, seen, kind):
     signal = Signal()
     wait = waits_of_all_kinds(pair[0].fileno(), signal)[kind]
