@@ -57,8 +57,8 @@ REASONS = {
     "cut": "a new connection, its checks, and a look at the table; the process does everything else meanwhile",
     "database dropped": "the others do not notice; Odoo loads the models of the database that is made anew",
     "delayed": "the path itself, and each answer on it",
-    "dropped": "noticed when heartbeats are not answered (5 to 10 s), then polled every 5 s",
-    "frozen": "noticed when heartbeats are not answered (5 to 10 s), then polled every 5 s",
+    "dropped": "noticed when heartbeats are not answered (4 to 10 s), then polled every 5 s",
+    "frozen": "noticed when heartbeats are not answered (4 to 10 s), then polled every 5 s",
     "listeners come and go": "the processor, which they take to start",
     "malformed flood": "the processor, which the flood takes",
     "malformed rows": "nothing of the fault",
@@ -75,7 +75,7 @@ REASONS = {
                                      " row, and the next one, 10 s later, believes it; before series 16 the client's"
                                      " next poll finds it (one every 50 s)",
     "terminated": "as cut",
-    "unlistened": "noticed by the next heartbeat (5 s)",
+    "unlistened": "noticed by the next heartbeat (6 s)",
 }
 
 

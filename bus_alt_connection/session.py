@@ -70,6 +70,10 @@ class Session:
     :ivar round_trip: seconds of the latest heartbeat, or None
     """
 
+    # Of heartbeat_seconds: from one heartbeat to the next, with jitter, so that those who began
+    # together do not beat together, and the time limit for its answer; no more than twice in all.
+    BEATS = (1.1, 1.2)
+    LIMIT = 0.8
     # Between rounds of what arrives, where they follow so closely: a cluster with a thousand
     # notifications a second would wake this process as often.
     PAUSE_SECONDS = 0.002
@@ -140,24 +144,24 @@ class Session:
         :raises ConnectionLost: once the connection is lost, or is rejected
         """
         every = self._settings.heartbeat_seconds
+        limit = every * self.LIMIT
         self._arrived = arrived
         self._connection.watch(tasks, self._readable)
         try:
             self._receive()  # what came along with the answer to the LISTEN
             while True:
-                # With jitter, so that those who began together do not beat together.
-                await self._pause(every * random.uniform(0.9, 1.0))
+                await self._pause(every * random.uniform(*self.BEATS))
                 sent, self._beating = time.monotonic(), True
                 self._connection.send(HEARTBEAT)
                 self._receive()
                 if self._beating:
-                    await self._pause(every)
+                    await self._pause(limit)
                     # Read before judging: this process itself may have been stopped for a while.
                     self._receive()
                 if self._ended is not None:
                     raise self._ended
                 if self._beating:
-                    raise ConnectionLost(f"no heartbeat was answered within {every:g} s, the path is silent")
+                    raise ConnectionLost(f"no heartbeat was answered within {limit:g} s, the path is silent")
                 self._check_channels()
                 self.round_trip = time.monotonic() - sent
         finally:

@@ -103,8 +103,8 @@ ADDRESS = ("db_host", "db_port")
 # Everything else: setting -> (how its text is read, default).
 OTHERS = OrderedDict(
     (
-        # A heartbeat goes out this often, and its answer may take as long: a path that falls
-        # silent is noticed within twice this time. Raise it where each wake-up is paid for.
+        # A path that falls silent is noticed within twice this time: a heartbeat goes out almost
+        # as seldom as that allows. Raise it where each wake-up is paid for.
         ("heartbeat_seconds", (_number(0.05, 60, "seconds"), 5.0)),
         # PostgreSQL has to let a connection in within this time, and the host to answer within a
         # sixth of it. Raise it for a server far away.
