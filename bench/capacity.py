@@ -23,11 +23,13 @@ class Sums:
         defaults = addon_module("settings").Settings({})
         self.every, self.poll = defaults.heartbeat_seconds, defaults.poll_seconds
         self.check, self.look = (sum(span) / 2 for span in (listener.CHECK_SECONDS, listener.LOOK_SECONDS))
+        self.spans = [self.every * times for times in addon_module("session").Session.BEATS]
+        self.beat = sum(self.spans) / 2
         self.kept = path.KEPT
         n, m, w, c, f = fleet
         self.listeners = m * (1 + c)
         self.clients = self.listeners + m * min(n // m, self.kept) + m * (1 + w + c)
-        self.beats = self.listeners / (0.95 * self.every)
+        self.beats = self.listeners / self.beat
         self.pooled = self.listeners / self.check + n / self.look
         self.degraded = n / self.poll
         self.logins = max(0, n - m * self.kept) / self.look
@@ -120,16 +122,16 @@ def work(figures):
     return [
         *heading("Transactions and wake-ups", "-"),
         "At rest Odoo's own listeners and the published addon's do nothing, and do not notice when they are cut off. "
-        f"Of this addon each listener sends a heartbeat every {first.every:g} s × 0.9 to 1 on its own connection, and "
-        f"asks the pooled path every {first.check:g} s on average; each database with browsers is looked at every "
-        f"{first.look:g} s on average. A heartbeat or a look takes no transaction id and wakes nobody. While a "
-        f"listener cannot listen, it polls: each of its databases every {first.poll:g} s. No database is asked that "
-        "nobody waits for.", "",
+        f"Of this addon each listener sends a heartbeat every {first.spans[0]:g} to {first.spans[1]:g} s on its own "
+        f"connection, and asks the pooled path every {first.check:g} s on average; each database with "
+        f"browsers is looked at every {first.look:g} s on average. A heartbeat or a look takes no transaction id and "
+        f"wakes nobody. While a listener cannot listen, it polls: each of its databases every {first.poll:g} s. No "
+        "database is asked that nobody waits for.", "",
         "A NOTIFY of Odoo's wakes every backend that listens in its database, up to PostgreSQL 18, and every process "
         "for websockets; cron workers' backends are woken and send nothing. This is the same with this addon and with "
         "Odoo straight to PostgreSQL; with the published addon only M backends listen.", "",
         *fleets("a second, this addon where nothing else is named", [
-            (f"heartbeats, L / ({first.every:g} × 0.95)", lambda one: one.beats),
+            (f"heartbeats, L / {first.beat:g}", lambda one: one.beats),
             (f"transactions through the pooler at rest, L / {first.check:g} + N / {first.look:g}",
              lambda one: one.pooled),
             (f"of them on a connection of their own, (N - M × {first.kept}) / {first.look:g}", lambda one: one.logins),

@@ -462,6 +462,8 @@ class Soak:
         found = [f"{fault.name}: not back within {PATIENCE} s" for fault in self.faults if fault.back is None]
         if not sent:
             found.append("nothing was sent")
+        if self.traffic.jobs and not self.traffic.jobs.ran:
+            found.append("no job of cron ran")
         if lost or duplicated:
             found.append(f"{lost} lost, {duplicated} duplicated")
         if self.why_failed[AFTER]:

@@ -17,7 +17,7 @@ def a_job(server, bus):
     model = session.call_kw("ir.model", "search", [["model", "=", "res.partner"]], limit=1)[0]
     job = session.call_kw("ir.cron", "create", {
         "name": "Say so on the bus", "model_id": model, "state": "code", "active": True, "interval_number": 1,
-        "interval_type": "months", "nextcall": "2100-01-01 00:00:00", **server.facts.runs_again,
+        "interval_type": "months", "nextcall": "2100-01-01 00:00:00", **sender.facts.runs_again,
         "code": sender.orm_code(repr(sender.channel), "'ran'")})
     action = session.call_kw("ir.actions.server", "create", {
         "name": "Trigger it", "model_id": model, "state": "code", "code": f"env['ir.cron'].browse({job})._trigger()"})
