@@ -38,6 +38,9 @@ def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # A shell script that runs the tests in the background has them ignore it; what they start must not.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        # The same with nohup; a function is not passed on to a program, which has the default then.
+        signal.signal(signal.SIGHUP, lambda *_: None)
     config.addinivalue_line("markers", "needs(fact): skip on a series that lacks it, see stack/series.py")
     config.addinivalue_line("markers", "newest: of several series that are tested, on the first alone; --series 14 runs"
                             " it on that")
