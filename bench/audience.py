@@ -52,7 +52,7 @@ def heard(stack, name, odoo, clients, messages, every=EVERY):
                 sender.notify([f"[{sender.wire(channel)}]"])
                 if not swarm.wait(sent, PATIENCE):
                     break
-                time.sleep(max(0.0, began + every - time.monotonic()))
+                time.sleep(max(0.0, began + every - time.monotonic()))      # the span that is measured
                 span, used = time.monotonic() - began, cpu(pid) - used
                 yield Result("audience", case, name, "CPU", "% of a core", 100 * used / span)
                 yield Result("audience", case, name, "CPU a message", "ms", 1000 * used)

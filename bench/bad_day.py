@@ -260,7 +260,7 @@ def postgresql_between(stack, sides):
     """PostgreSQL restarted between a commit and its NOTIFY"""
     with held(sides):
         stack.postgres.stop("fast")
-    time.sleep(AWAY)
+    time.sleep(AWAY)        # the fault is that it lasts
     stack.postgres.start()
     return max(time.monotonic(), when_serves(stack.pgbouncer))
 

@@ -37,7 +37,7 @@ def foreign(lab, measure, name, rate, number):
             used, began = cpu(lab.pid(name)), time.monotonic()
             for index in range(number):
                 sender.notify([f'[["tenant{index % DATABASES}","channel-{index}-{own}"]]'])
-                time.sleep(max(0.0, began + (index + 1) / rate - time.monotonic()))
+                time.sleep(max(0.0, began + (index + 1) / rate - time.monotonic()))     # the rate that is asked for
             used, span = cpu(lab.pid(name)) - used, time.monotonic() - began
             last, = sender.insert([own])
             sender.notify([f"[{sender.wire(own)}]"])

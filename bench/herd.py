@@ -48,7 +48,7 @@ def notified(measure, postgres, pooler, started, count, quick):
         for index in range(number):
             if where:
                 connection.cursor().execute("SELECT pg_notify('imbus', %s)", [f'[["tenant{index}","a channel"]]'])
-            time.sleep(1 / NOTIFIED)
+            time.sleep(1 / NOTIFIED)        # the rate that is asked for
         after = listeners.Sample(postgres, pooler, started)
         connection.close()
         used = {what: after.less(before, what) / (after.at - before.at) for what in ("server", "wakeups")}
@@ -109,12 +109,12 @@ def restarted(measure, postgres, pooler, started, count):
     try:
         postgres.stop()
         lost_at = time.monotonic()
-        time.sleep(AWAY)
+        time.sleep(AWAY)        # the fault is that it lasts
         used = cpu_of_all(pooler.pid)
         postgres.start()
         up_at, deadline = time.monotonic(), time.monotonic() + PATIENCE
         while watch.look()[1] < math.ceil(0.99 * count) and time.monotonic() < deadline:
-            time.sleep(EVERY / 2)
+            time.sleep(EVERY / 2)       # a count of all that listen is not taken more often
         took = time.monotonic() - up_at
         server, used = cpu_of_all(postgres.pid), cpu_of_all(pooler.pid) - used
         time.sleep(2)       # the seconds after it, to be seen

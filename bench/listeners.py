@@ -122,7 +122,7 @@ def settle(postgres, pooler, timeout=60):
 
     def even():
         before = Sample(postgres, pooler, ())
-        time.sleep(1)
+        time.sleep(1)       # the second whose CPU is compared
         spans.append(Sample(postgres, pooler, ()).less(before, "server"))
         return spans[-1] > 0.8 * spans[-2] - 0.005
     wait_until(even, timeout, "PostgreSQL does not come to rest")

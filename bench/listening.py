@@ -81,7 +81,7 @@ def many(count):
         if now != before:
             print(*now, flush=True)
         before = now
-        time.sleep(0.1)
+        time.sleep(0.1)     # listeners of the same process are at work meanwhile
 
 
 def bare(count):

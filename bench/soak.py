@@ -334,7 +334,7 @@ class Soak:
                 rows = self.traffic.rows()
                 wait_until(lambda: not self.traffic.compare(rows).lost, PATIENCE, "")
             self.idle_after, self.after = self.idle(), self.settled()
-            self.leaked = self.leaks(self.before, self.after)
+            self.leaked = self.leaks(self.after)
         self.traffic.stop()
         self.seconds = time.monotonic() - self.began
         self.total = self.traffic.compare(self.traffic.rows())
@@ -415,13 +415,15 @@ class Soak:
         """The process once what lost connections left behind is closed."""
         def is_settled():
             self.sample = self.process()
-            return self.before and not self.leaks(self.before, self.sample)
+            return self.before and not self.leaks(self.sample)
 
         with contextlib.suppress(StackError):
             wait_until(is_settled, SETTLED if self.before else 2, "")
         return self.sample
 
-    def leaks(self, before, after):
+    def leaks(self, after):
+        """Whether a process has more than the one of before had."""
+        before = self.before
         # Odoo's pool closes a connection that was reset when it would use it next.
         return (after.fds > before.fds + SLACK or after.ended > before.ended + POOL
                 or after.clients > self.most_clients() or after.pairs > before.pairs + SLACK)

@@ -195,6 +195,27 @@ def release_lists(cache, release):
     return todays(cache, release, text, make)
 
 
+def made_of_release(cache, name, release, package, what, fill):
+    """The folder of that name in the cache, made of a package of another Debian release.
+
+    `what` it is, for the error; `fill(folder, apt, needs)` makes it: `needs` is what the package depends on.
+    """
+    def lists():
+        try:
+            return release_lists(cache, release)
+        except StackError as exc:
+            raise Unavailable(f"{what} cannot be had here: {exc}") from exc
+
+    def make(folder, work, lists):
+        apt = Apt(lists, work, alone=True)
+        needs = apt.fields(package).get("Depends")
+        if not needs:
+            raise Unavailable(f"{what} cannot be had here: this machine's Debian mirror has no {package} of {release}")
+        fill(folder, apt, needs)
+
+    return cache.made(name, make, lists)
+
+
 def todays(cache, name, sources, make):
     """The lists of these sources of today; those of older days are removed."""
     today = datetime.date.today()

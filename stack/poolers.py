@@ -83,7 +83,6 @@ class Other(Pooler):
         wait_until(self.accepts, timeout, lambda: f"{self.name} does not answer: {self.last_lines()}")
         return self
 
-
     def answer(self):
         """One round trip."""
         connection = self.connect()

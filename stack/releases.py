@@ -7,40 +7,30 @@ Nothing is installed, no root is needed.
 import os
 import re
 
-from .apt import Apt, library_path, need_debian, release_lists, unpack
-from .base import StackError, Unavailable
+from .apt import library_path, made_of_release, need_debian, unpack
+from .base import Unavailable
 from .programs import need_readable
 
 
 def released(cache, release, package):
     """The folder of a package and what it needs."""
-    name = f"{package}-{release}"
+    name, what = f"{package}-{release}", f"{package} of Debian {release}"
 
-    def lists():
-        try:
-            return release_lists(cache, release)
-        except StackError as exc:
-            raise Unavailable(f"{package} of Debian {release} cannot be had here: {exc}") from exc
-
-    def make(folder, work, lists):
-        apt = Apt(lists, work, alone=True)
-        needs = apt.fields(package).get("Depends")
-        if not needs:
-            raise Unavailable(f"this machine's Debian mirror has no {package} of {release}")
+    def fill(folder, apt, needs):
         # the libraries alone, and not what makes users and starts services; LLVM is large, and compiles long queries
         libraries = set(re.findall(r"\blib(?!llvm)[\w.+-]+", needs))
         clients = re.findall(r"\bpostgresql-client-\d+", needs)
         if clients:
             libraries.add("libpq5")
-        debs = apt.install(f"the libraries of {package} of Debian {release}", sorted(libraries))
-        debs += apt.download(f"{package} of Debian {release}", [package, *clients])
+        debs = apt.install(f"the libraries of {what}", sorted(libraries))
+        debs += apt.download(what, [package, *clients])
         unpack(package, debs, folder)
         for program in programs(folder):
             start_with_its_own_loader(program, folder, cache.folder / name)
 
     need_debian(f"{package} of {release} is not on this machine", Unavailable)
     need_readable(cache.folder)
-    return cache.made(name, make, lists)
+    return made_of_release(cache, name, release, package, what, fill)
 
 
 def programs(folder):

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .apt import Apt, need_debian, package_lists, release_lists, unpack
+from .apt import Apt, made_of_release, need_debian, package_lists, release_lists, unpack
 from .base import StackError, Unavailable, run, say
 
 # series -> the package, and the suite of Debian's that has it; the first is the one to take when nobody says
@@ -73,18 +73,7 @@ def debian_odoo_whole(cache, series):
     package, release = PACKAGES[series]
     name = f"odoo-{series}"
 
-    def lists():
-        try:
-            return release_lists(cache, release)
-        except StackError as exc:
-            raise Unavailable(f"Odoo {series} cannot be had here: {exc}") from exc
-
-    def make(folder, work, lists):
-        apt = Apt(lists, work, alone=True)
-        needs = apt.fields(package).get("Depends")
-        if not needs:
-            raise Unavailable(f"Odoo {series} cannot be had here: this machine's Debian mirror has no {package} of "
-                              f"{release}")
+    def fill(folder, apt, needs):
         # not wkhtmltopdf, which nothing here prints with, nor the programs that make users and start services
         wanted = re.findall(r"\b(?:python3|libjs|fonts)-[\w.-]+", needs)
         # the metrics want one more than Odoo does
@@ -106,7 +95,7 @@ def debian_odoo_whole(cache, series):
             f"the Python of {release} does not run here", env={**os.environ, **source.env})
 
     need_debian("ODOO_HOME is not set", Unavailable)
-    return older_python(cache.made(name, make, lists))
+    return older_python(made_of_release(cache, name, release, package, f"Odoo {series}", fill))
 
 
 def older_python(root):

@@ -83,9 +83,10 @@ def docker_compose():
 
 def test_docker_takes_it():
     """`docker compose config` needs no engine."""
-    if not docker_compose():
+    command = docker_compose()
+    if not command:
         pytest.skip("no Docker Compose on this machine; the parser above has read the file")
-    done = subprocess.run([*docker_compose(), "-f", COMPOSE, "config", "--quiet"], capture_output=True, text=True)
+    done = subprocess.run([*command, "-f", COMPOSE, "config", "--quiet"], capture_output=True, text=True)
     assert not done.returncode, done.stderr
 
 
