@@ -21,7 +21,9 @@ class Sums:
         self.fleet, self.figures = fleet, figures
         listener, path = addon_module("listener").Listener, addon_module("recovery").PooledPath
         defaults = addon_module("settings").Settings({})
-        self.every, self.poll = defaults.heartbeat_seconds, defaults.poll_seconds
+        self.every = defaults.heartbeat_seconds
+        self.polls = [defaults.poll_seconds * times for times in listener.POLL_SHARE]
+        self.poll = sum(self.polls) / 2
         self.check, self.look = (sum(span) / 2 for span in (listener.CHECK_SECONDS, listener.LOOK_SECONDS))
         self.spans = [self.every * times for times in addon_module("session").Session.BEATS]
         self.beat = sum(self.spans) / 2
@@ -125,8 +127,8 @@ def work(figures):
         f"Of this addon each listener sends a heartbeat every {first.spans[0]:g} to {first.spans[1]:g} s on its own "
         f"connection, and asks the pooled path every {first.check:g} s on average; each database with "
         f"browsers is looked at every {first.look:g} s on average. A heartbeat or a look takes no transaction id and "
-        f"wakes nobody. While a listener cannot listen, it polls: each of its databases every {first.poll:g} s. No "
-        "database is asked that nobody waits for.", "",
+        f"wakes nobody. While a listener cannot listen, it polls: each of its databases every "
+        f"{first.polls[0]:g} to {first.polls[1]:g} s. No database is asked that nobody waits for.", "",
         "A NOTIFY of Odoo's wakes every backend that listens in its database, up to PostgreSQL 18, and every process "
         "for websockets; cron workers' backends are woken and send nothing. This is the same with this addon and with "
         "Odoo straight to PostgreSQL; with the published addon only M backends listen.", "",

@@ -54,7 +54,7 @@ POOLERS = {
     "pgpool": Kind("bookworm", "pgpool2", Pgpool),
 }
 SERVERS = {13: "bullseye", 15: "bookworm", 17: "trixie", 18: "unstable"}
-OLDEST, NEWEST = ("pgbouncer-1.15", 13), ("pgbouncer-1.26", 18)
+OLDEST, RELEASED, NEWEST = ("pgbouncer-1.15", 13), ("pgbouncer-1.24", 17), ("pgbouncer-1.26", 18)
 # not the full product: every pooler with one server, every server with one pooler, and the oldest and the newest pair
 CELLS = [*((name, 15) for name in POOLERS), *(("pgbouncer-1.18", server) for server in (13, 17, 18)), OLDEST, NEWEST]
 

@@ -524,9 +524,9 @@ it took until they were back."""
 def rst(soak):
     """The run as a document."""
     lines = [*report.heading("A soak: faults at random, under load", "="),
-             f"Made by ``./dev soak --minutes {soak.seconds / 60:.0f} --seed {soak.seed}``: Odoo "
-             f"{'.'.join(map(str, soak.odoo.series))}, {soak.workers} HTTP workers, {soak.listeners} more listeners "
-             "that come and go.", "", NOTE, ""]
+             f"Made by ``./dev soak --minutes {soak.seconds / 60:.0f} --seed {soak.seed} "
+             f"--series {soak.odoo.series[0]}``: Odoo {'.'.join(map(str, soak.odoo.series))}, {soak.workers} HTTP "
+             f"workers, {soak.listeners} more listeners that come and go.", "", NOTE, ""]
     for name, head, rows in soak.tables():
         lines += [*report.heading(name, "-"), *report.list_table(head, rows)]
     return "\n".join(lines).rstrip() + "\n"
@@ -546,13 +546,14 @@ def main(args=None):
     parser.add_argument("--seed", type=int, help="replay the faults of a run")
     parser.add_argument("--workers", type=int, default=4, help="HTTP workers (4); 0 is the threaded server")
     parser.add_argument("--listeners", type=int, default=50, help="more listeners that come and go (50)")
+    parser.add_argument("--series", type=int, help="of Debian's Odoos (19, or 14)")
     parser.add_argument("--output", type=Path, help="write the tables to this file, as reStructuredText")
     options = parser.parse_args(args)
     return exit_status("soak", lambda: run(options))
 
 
 def run(options):
-    with Stack(groups=("odoo",)) as stack:
+    with Stack(groups=("odoo",), series=options.series) as stack:
         stack.database("demo")
         with Soak(stack, options.seed, options.workers, options.listeners) as soak:
             say(f"{options.minutes:g} minutes with seed {soak.seed}"

@@ -104,6 +104,11 @@ CAUSES = (
         _person("role", "Set imdispatcher_db_user to a role that exists and may connect there."),
     ),
     (
+        ("the listen was removed", "prepared statement"),
+        _passing("unlistened", "Something ran UNLISTEN or DISCARD ALL on the connection: is there"
+                 " a pooler in between?"),
+    ),
+    (
         ("does not exist", "no such database"),
         _person("database", "Set imdispatcher_db_name to the database that NOTIFYs reach (Odoo uses"
                 " postgres)."),
@@ -112,11 +117,6 @@ CAUSES = (
         ("server_login_retry",),
         _passing("server login", "PgBouncer waits before it logs in to PostgreSQL again: set"
                  " server_login_retry = 1 in pgbouncer.ini."),
-    ),
-    (
-        ("the listen was removed",),
-        _passing("unlistened", "Something ran UNLISTEN or DISCARD ALL on the connection: is there"
-                 " a pooler in between?"),
     ),
     (
         ("silent",),

@@ -51,6 +51,7 @@ class Listener(threading.Thread):
     DOUBT_SECONDS = 10.0  # the same after one that found what a subscriber lacked
     PAUSE_SECONDS = 0.05  # between looks, at least
     GRACE_SECONDS = 1.0  # after a loss until the first poll: most losses are over before
+    POLL_SHARE = (0.8, 1.0)  # of the time to the next poll: who lost the same server do not poll together
 
     def __init__(self, subscribers: Any, settings: Optional[Settings] = None) -> None:
         super().__init__(name=f"bus_alt_connection.{subscribers.name}", daemon=True)
@@ -72,6 +73,7 @@ class Listener(threading.Thread):
         self._tasks: Optional[Tasks] = None
         self._changed = Signal()
         self._woken_before = 0  # the loss
+        self._poll_share = random.uniform(*self.POLL_SHARE)
         with _lock:
             _all.add(self)
 
@@ -310,8 +312,8 @@ class Listener(threading.Thread):
                 due = self.recovery.looked_at + pause
                 due = min(due, again_at) if self.recovery.unanswered else due
             else:
-                grace = current.lost_at + self.GRACE_SECONDS
-                due = max(grace, self.recovery.looked_at + self.settings.poll_seconds)
+                grace = current.lost_at + self._poll_share * self.GRACE_SECONDS
+                due = max(grace, self.recovery.looked_at + self._poll_share * self.settings.poll_seconds)
             if due > now:
                 # A look that is not over yet may bring it forward.
                 await self._changed.wait(min(due - now, self.DOUBT_SECONDS / 2))
