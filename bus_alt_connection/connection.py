@@ -57,7 +57,10 @@ async def _resolved(host: str, port: str, timeout: float) -> List[str]:
     except ValueError:
         pass
     answer: List[Any] = []
-    reader, writer = socket.socketpair()
+    try:
+        reader, writer = socket.socketpair()
+    except OSError as exc:  # too many open files
+        raise ConnectionLost(one_line(exc)) from exc
 
     def resolve() -> None:
         try:
@@ -103,34 +106,37 @@ class Connection:
     ) -> "Connection":
         """Connect.
 
-        :param timeout: seconds until the connection has to be ready
-        :param host_timeout: seconds until the host has to answer at all
+        :param timeout: seconds until the connection has to be ready; each address has its share
+        :param host_timeout: seconds until an address has to answer at all
         :raises ConnectionLost: with the reason
         """
         problem: Any = None
-        for target in await addresses(info, host_timeout or timeout):
+        deadline = time.monotonic() + timeout
+        targets = await addresses(info, host_timeout or timeout)
+        for number, target in enumerate(targets):
             connection = cls(info, timeout)
+            share = max(0.0, deadline - time.monotonic()) / (len(targets) - number)
             try:
-                await connection._connect(target, host_timeout or timeout)
+                await connection._connect(target, share, min(host_timeout or share, share))
                 connection.info = target
                 return connection
             except ConnectionLost as exc:
                 problem = exc  # of several the last, as libpq ends with it
         raise problem
 
-    async def _connect(self, info: Dict[str, Any], host_timeout: float) -> None:
+    async def _connect(self, info: Dict[str, Any], timeout: float, host_timeout: float) -> None:
         begun = time.monotonic()
         try:
             self._connection = psycopg2.connect(async_=1, client_encoding="UTF8", **info)
             # An unreachable host is given up early: the next attempt is what finds it again.
-            await self._drive(begun + self.timeout, begun + host_timeout)
+            await self._drive(begun + timeout, begun + host_timeout)
             if self._connection.get_parameter_status("server_encoding") == "SQL_ASCII":
                 # Such a server sends any bytes, and psycopg2 silently drops what it cannot
                 # decode, with all that came behind it. Every byte is a letter in LATIN1.
                 self.close()
                 latin = dict(info, client_encoding="LATIN1")
                 self._connection = psycopg2.connect(async_=1, **latin)
-                await self._drive(time.monotonic() + self.timeout)
+                await self._drive(begun + timeout)
         except psycopg2.Error as exc:
             self.close()
             raise ConnectionLost(one_line(exc)) from exc

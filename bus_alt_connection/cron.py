@@ -85,6 +85,10 @@ class Subscribers:
 
 
 def _databases() -> List[str]:
-    """The databases whose jobs this process runs; where upstream looks at all, any name will do."""
-    listing = getattr(odoo.service.server, "cron_database_list", None)
-    return list(listing()) if listing else endpoints.loaded_databases() or [""]
+    """The databases whose jobs this process runs, as far as it knows without asking PostgreSQL.
+
+    Upstream's loop looks at all of them once a minute; where it always does, any name will do.
+    """
+    names = config["db_name"] or []
+    names = names.split(",") if isinstance(names, str) else list(names)
+    return names or endpoints.loaded_databases() or [""]

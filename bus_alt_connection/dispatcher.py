@@ -211,9 +211,9 @@ class Subscribers:
         try:
             last, history = (getattr(subscriber, name) for name in self._series.received)
             received = {entry[0] for entry in history}
+            return any(number > last and number not in received for number in numbers)
         except (AttributeError, TypeError):
             return True  # not as it was known: when in doubt, wake
-        return any(number > last and number not in received for number in numbers)
 
     def _waker(
         self, channel: Hashable, subscriber: Any, deliver: Callable[[str, str], None]

@@ -31,7 +31,8 @@ ADDRESS = (
 def loaded_databases() -> List[str]:
     """The databases that this process has loaded."""
     registries = Registry.registries
-    return list(getattr(registries, "snapshot", None) or registries.d)
+    snapshot = getattr(registries, "snapshot", None)  # older series have a dict instead
+    return list(registries.d if snapshot is None else snapshot)
 
 
 def system_database() -> str:

@@ -51,7 +51,7 @@ class Listener(threading.Thread):
     DOUBT_SECONDS = 10.0  # the same after one that found what a subscriber lacked
     PAUSE_SECONDS = 0.05  # between looks, at least
     GRACE_SECONDS = 1.0  # after a loss until the first poll: most losses are over before
-    POLL_SHARE = (0.8, 1.0)  # of the time to the next poll: who lost the same server do not poll together
+    POLL_SHARE = (0.8, 1.0)  # of the time to the next poll: those that lost one server poll apart
 
     def __init__(self, subscribers: Any, settings: Optional[Settings] = None) -> None:
         super().__init__(name=f"bus_alt_connection.{subscribers.name}", daemon=True)
@@ -61,7 +61,7 @@ class Listener(threading.Thread):
         self.recovery = Recovery(subscribers, self.settings, self.loop_connection)
         self.state = state.initial(time.monotonic())
         self.received = self.malformed = 0
-        self.degraded_seconds = 0.0  # in all, until the state is what it is
+        self.degraded_seconds = 0.0  # in all, without the time since state.lost_at
         self.last_received: Optional[float] = None  # time.time()
         self.session: Optional[Session] = None
         self._log = StateLog(subscribers.name, self.settings.poll_seconds)
@@ -72,7 +72,7 @@ class Listener(threading.Thread):
         self._stopping = False
         self._tasks: Optional[Tasks] = None
         self._changed = Signal()
-        self._woken_before = 0  # the loss
+        self._woken_at_loss = 0  # recovery.woken when LISTENING ended
         self._poll_share = random.uniform(*self.POLL_SHARE)
         with _lock:
             _all.add(self)
@@ -104,6 +104,7 @@ class Listener(threading.Thread):
             try:
                 self._run()
             except Exception:  # too many open files, or a defect: the bus must not fall silent
+                self.enter(CONNECTING)
                 self._defect()
                 time.sleep(1)
         self.enter(STOPPED)
@@ -128,8 +129,8 @@ class Listener(threading.Thread):
         if before.lost_at is not None and after.lost_at is None:
             self.degraded_seconds += now - before.lost_at
         if before.lost_at is None:
-            self._woken_before = self.recovery.woken
-        self._log.change(before, after, now, self.recovery.woken - self._woken_before)
+            self._woken_at_loss = self.recovery.woken
+        self._log.change(before, after, now, self.recovery.woken - self._woken_at_loss)
         self._changed.set()
 
     # -- connect and serve --------------------------------------------------------------------
@@ -159,9 +160,12 @@ class Listener(threading.Thread):
         try:
             await session.serve(tasks, self._arrived)
         except ConnectionLost as exc:
+            problem = ConnectionLost(exc.reason, exc.endpoint or session.endpoint, exc.cause)
             if session.pooler:
+                proving.cancel()
+                self.enter(CONNECTING, problem=problem)
                 await self._unlisten(session)
-            raise ConnectionLost(exc.reason, exc.endpoint or session.endpoint, exc.cause)
+            raise problem
         finally:
             self.session = None
             proving.cancel()

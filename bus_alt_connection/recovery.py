@@ -40,7 +40,7 @@ class PooledPath:
     async def query(
         self, database: str, sql: str, parameters: Optional[tuple] = None
     ) -> List[tuple]:
-        """Run a statement; on a kept connection that is gone once more on a new one.
+        """Run a statement. If the kept connection fails, it runs once more on a new one.
 
         :raises ConnectionLost: also if the server refuses the statement
         """
@@ -95,11 +95,9 @@ class Recovery:
 
     TOGETHER = 8  # databases that are asked at the same time
     LOOK_BACK_SECONDS = 60  # of the first look at a database; upstream looks back 50 s
-    # Between batches of wake-ups, and how many at most.
-    BREATH_SECONDS = 0.05
-    BREATHS = 8
-    # Of the processor's time, for the wake-ups and all that goes on beside them.
-    SHARE = 0.5
+    BATCH_SECONDS = 0.05  # from one batch of wake-ups to the next, at least
+    MOST_PAUSES = 8  # of that length
+    CPU_SHARE = 0.5  # for the wake-ups and all that goes on beside them
 
     def __init__(self, subscribers: Any, settings: Settings, loop: LoopConnection) -> None:
         self._subscribers, self._settings, self._loop = subscribers, settings, loop
@@ -213,9 +211,9 @@ class Recovery:
     async def _look_at(self, database: str, at_once: bool) -> None:
         window = self._windows.setdefault(database, Window(self._subscribers.table))
         try:
-            rows = window.update(
-                await self._path.query(database, *window.query(self._look_back))
-            )
+            known = window.highest
+            result = await self._path.query(database, *window.query(self._look_back))
+            rows = window.update(result, known)
         except ConnectionLost as exc:
             _logger.debug("No look at the database %s: %s", database, exc)
             if exc.cause.name == "database":
@@ -241,7 +239,7 @@ class Recovery:
 
     async def wake(self, wakers: List[Callable[[], Any]]) -> None:
         """Call each, at the rate that the settings allow and the process bears."""
-        batch = max(1, int(self._settings.wakeups_per_second * self.BREATH_SECONDS))
+        batch = max(1, int(self._settings.wakeups_per_second * self.BATCH_SECONDS))
         pause = batch / self._settings.wakeups_per_second
         for index, waker in enumerate(wakers, 1):
             try:
@@ -251,18 +249,18 @@ class Recovery:
                     _logger.exception("A subscriber could not be woken.")
             self.woken += 1
             if index % batch == 0:
-                await self._breathe(pause)
+                await self._pause(pause)
 
-    async def _breathe(self, pause: float) -> None:
+    async def _pause(self, seconds: float) -> None:
         """Leave half of the processor's time to everybody else.
 
         Each subscriber queries, which is work for this process (the evented one has a single
         loop). One that is busy with other things as well is not waited for longer than a while.
         """
         began, used = time.monotonic(), time.process_time()
-        for _ in range(self.BREATHS):
-            await sleep(pause)
-            if time.process_time() - used < self.SHARE * (time.monotonic() - began):
+        for _ in range(self.MOST_PAUSES):
+            await sleep(seconds)
+            if time.process_time() - used < self.CPU_SHARE * (time.monotonic() - began):
                 return
 
     # -- the jobs -----------------------------------------------------------------------------

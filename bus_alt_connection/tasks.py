@@ -173,13 +173,20 @@ class Tasks:
     async def each(
         self, function: Callable[[Any], Awaitable], items: Iterable, at_most: int
     ) -> None:
-        """Await ``function(item)`` for all items, a limited number of them at a time."""
+        """Await ``function(item)`` for all items, a limited number of them at a time.
+
+        :raises Exception: the first that one of them raises, after the others have ended
+        """
         left = collections.deque(items)
+        failed: List[Exception] = []
         finished = Signal()
 
         async def work() -> None:
             while left:
-                await function(left.popleft())
+                try:
+                    await function(left.popleft())
+                except Exception as exc:  # any: it belongs to who awaits `each`, not to `run`
+                    failed.append(exc)
             finished.set()
 
         workers: List[Task] = []
@@ -193,6 +200,8 @@ class Tasks:
             for worker in workers:
                 if not worker.done:
                     worker.cancel()
+        if failed:
+            raise failed[0]
 
     # -- for Task -----------------------------------------------------------------------------
 

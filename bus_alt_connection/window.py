@@ -41,7 +41,7 @@ class Window:
     def __init__(self, table: str) -> None:
         self._table = table
         self._floor: Optional[int] = None  # all ids up to it are settled
-        self._highest: Optional[int] = None  # id of the latest look
+        self.highest = 0  # id that a look has found
         self._seen: Dict[int, None] = {}  # ids above the floor that were returned
         self._marks: Any = collections.deque()  # (highest id, xmax, time), oldest first
 
@@ -59,9 +59,10 @@ class Window:
         sql = QUERY.format(table=self._table, floor=floor, recent=recent, limit=limit)
         return sql, parameters
 
-    def update(self, result: List[tuple]) -> Optional[List[Row]]:
-        """Take the result of a look.
+    def update(self, result: List[tuple], known: int) -> Optional[List[Row]]:
+        """Take the result of a look. Of two that overlap either may come first.
 
+        :param known: ``highest`` when it was asked
         :return: the rows that are new, by id; None if nobody knows which are
         """
         now = time.monotonic()
@@ -70,12 +71,12 @@ class Window:
         floor = max(0, highest - self.LIMIT // 2) if first else self._floor
         rows = [row for row in result if row[0] > floor]
         complete = len(rows) <= self.LIMIT
-        if complete and self._highest and all(row[0] != self._highest for row in result):
+        if complete and known and all(row[0] != known for row in result):
             # Another table of this name, or an emptied one: the server lost rows in a failover, the
             # database was restored, or Odoo deleted what was old. The next look starts anew.
             self.__init__(self._table)  # type: ignore
             return None
-        self._floor, self._highest = floor, highest
+        self._floor, self.highest = floor, max(highest, self.highest)
         new = sorted((row[:3] for row in rows if row[0] not in self._seen), key=lambda row: row[0])
         self._seen.update((row[0], None) for row in new)
         if result:

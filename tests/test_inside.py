@@ -15,7 +15,7 @@ INSIDE = Path(__file__).parent / "inside"
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["settings", "routing"])
+@pytest.mark.parametrize("name", ["settings", "listener", "routing"])
 def test_inside(stack, postgres, name):
     odoo = stack.odoo(name=f"odoo-inside-{name}")
     python = odoo.source.command[0]

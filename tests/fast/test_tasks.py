@@ -291,16 +291,20 @@ def test_each_that_waits_for_nothing(tasks, seen):
     assert seen == [0, 1, 2, 3, 4]
 
 
-def test_an_exception_in_one_ends_all_of_them(tasks, seen):
+def test_one_of_each_that_fails(tasks, seen):
+    """Who awaits them all learns of it, after the others have ended."""
     async def work(item):
-        try:
-            await sleep(SHORT if item == 2 else LONG)
+        await sleep(SHORT)
+        if item == 1:
             raise KeyError(item)
-        finally:
-            seen.append(item)
-    with pytest.raises(KeyError, match="2"):
-        tasks.run(tasks.each(work, range(10), 4))
-    assert sorted(seen) == [0, 1, 2, 3]
+        seen.append(item)
+
+    async def all_of_them():
+        with pytest.raises(KeyError, match="1"):
+            await tasks.each(work, range(6), 2)
+        seen.append("all")
+    tasks.run(all_of_them())
+    assert seen == [0, 2, 3, 4, 5, "all"]
 
 
 # -- started beside ----------------------------------------------------------------------------------------------------

@@ -80,7 +80,11 @@ class Table:
 
     def look(self, seconds=60.0):
         """The ids that a look returns, or None."""
-        found = self.window.update(self.answer(seconds))
+        return self.take(self.window.highest, self.answer(seconds))
+
+    def take(self, known, answer):
+        """What the window makes of an answer."""
+        found = self.window.update(answer, known)
         assert found is None or all(channel == f'["demo",{number}]' for number, channel in found)
         return None if found is None else [number for number, _ in found]
 
@@ -135,6 +139,19 @@ def test_an_old_table_is_not_read_from_its_begin(table, clock):
 
 
 # -- each row once -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("later_first", [False, True])
+def test_two_looks_that_overlap(table, later_first):
+    table.insert()
+    table.look()
+    asked = [(table.window.highest, table.answer())]
+    table.insert()
+    asked.append((table.window.highest, table.answer()))
+    assert [table.take(*each) for each in (asked[::-1] if later_first else asked)] == (
+        [[2], []] if later_first else [[], [2]])
+    table.insert()
+    assert table.look() == [3]
+
 
 def test_a_row_is_returned_once_by_its_id(table, clock):
     table.look()
