@@ -4,10 +4,12 @@
 Contract: what Odoo notifies (``imbus``, ``cron_trigger``) leaves on one connection per process,
 opened by the first NOTIFY, closed after a minute without one. A NOTIFY that cannot leave is no
 error of the caller, whose work is committed: it is kept, in its order, and leaves as soon as it
-can, sent by a thread that lives only meanwhile. The caller waits for one connect timeout at most,
-and not at all while others are kept. Only the server's refusal of the statement itself (a payload
-that is too long) is raised. What is lost with its process, or dropped because too many wait, is
-found in the table: a NOTIFY is only ever a hint, and one that arrives twice does no harm.
+can, sent by a thread. It lives only meanwhile, and where no prefork worker closes the connection,
+in threaded and evented servers, also until it has closed that. The caller waits for one connect
+timeout at most, and not at all while others are kept. Only the server's refusal of the statement
+itself (a payload that is too long) is raised. What is lost with its process, or dropped because too
+many wait, is found in the table: a NOTIFY is only ever a hint, and one that arrives twice does no
+harm.
 """
 
 import atexit
@@ -398,7 +400,8 @@ class Notifier:
         if self._pid != os.getpid() or not self._using.acquire(timeout=self.EXIT_SECONDS):
             return
         deadline = time.monotonic() + self.EXIT_SECONDS
-        while self._outbox and self._send_first(deadline):
+        # Asked each time: a statement is given 0.1 s at least, and so many may wait.
+        while self._outbox and time.monotonic() < deadline and self._send_first(deadline):
             pass
         self._close()  # and keep the lock: nothing may be sent any more
         if self._outbox:

@@ -94,7 +94,8 @@ def _cursor(own: Callable[..., Any], keep_notify: bool, *args: Any, **kwargs: An
     subscribers = getattr(_thread, "subscribers", None)
     if subscribers is not None and getattr(_thread, "open", None) is None:
         # Others while this one is open are no listeners: a cron thread runs jobs meanwhile.
-        return ListeningCursor(subscribers, own)
+        own = functools.partial(ListeningCursor, subscribers, own)
+    # Also in a listener's thread: before series 15 a cron thread runs jobs and never LISTENs.
     # Only to a function that NOTIFYs, since Odoo's own cursor connects when it is made and others
     # rely on that: where that fails, listing the databases raises, but where its query fails, it
     # finds none, and logs everyone out.
@@ -106,13 +107,13 @@ def _cursor(own: Callable[..., Any], keep_notify: bool, *args: Any, **kwargs: An
 class NotifyingCursor:
     """A cursor for NOTIFYs, which leave when it commits. It has no connection of its own.
 
-    Used for anything else it becomes one of Odoo's own, in which what was executed so far is
-    executed again.
+    Used for anything else it becomes the one that its thread gets otherwise, Odoo's own or one that
+    listens, in which what was executed so far is executed again.
     """
 
     def __init__(self, own: Callable[[], Any]) -> None:
         self._own = own
-        self._cursor: Any = None  # Odoo's own
+        self._cursor: Any = None  # what it became
         self._closed = False
         self._executed: List[Tuple[notifier.Notification, tuple]] = []  # not committed yet
 
@@ -226,9 +227,11 @@ class ListeningCursor:
         return self
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        if exc_type is None:
-            self.commit()
-        self.close()
+        try:
+            if exc_type is None:
+                self.commit()
+        finally:
+            self.close()
 
     def _opened(self) -> Any:
         if self._cursor is None:

@@ -14,20 +14,29 @@ def a_job(server, bus):
     """A function that triggers a job and returns how long it took to run, in seconds."""
     client, sender = bus(server)
     session = sender.session
-    model = session.call_kw("ir.model", "search", [["model", "=", "res.partner"]], limit=1)[0]
-    job = session.call_kw("ir.cron", "create", {
-        "name": "Say so on the bus", "model_id": model, "state": "code", "active": True, "interval_number": 1,
-        "interval_type": "months", "nextcall": "2100-01-01 00:00:00", **sender.facts.runs_again,
-        "code": sender.orm_code(repr(sender.channel), "'ran'")})
-    action = session.call_kw("ir.actions.server", "create", {
-        "name": "Trigger it", "model_id": model, "state": "code", "code": f"env['ir.cron'].browse({job})._trigger()"})
+    with scheduled(sender, "2100-01-01 00:00:00") as job:
+        action = session.call_kw("ir.actions.server", "create", {
+            "name": "Trigger it", "model_id": partners(session), "state": "code",
+            "code": f"env['ir.cron'].browse({job})._trigger()"})
 
-    def run():
-        before = time.monotonic()
-        session.call_kw("ir.actions.server", "run", [action])
-        arrived = client.next()
-        assert arrived and arrived.payload == "ran", f"triggered, and not run: {arrived}"
-        return time.monotonic() - before
+        def run():
+            before = time.monotonic()
+            session.call_kw("ir.actions.server", "run", [action])
+            arrived = client.next()
+            assert arrived and arrived.payload == "ran", f"triggered, and not run: {arrived}"
+            return time.monotonic() - before
+
+        yield run
+
+
+@contextlib.contextmanager
+def scheduled(sender, nextcall):
+    """A job that sends "ran", at this time and each month after it; its id."""
+    session = sender.session
+    job = session.call_kw("ir.cron", "create", {
+        "name": "Say so on the bus", "model_id": partners(session), "state": "code", "active": True,
+        "interval_number": 1, "interval_type": "months", "nextcall": nextcall, **sender.facts.runs_again,
+        "code": sender.orm_code(repr(sender.channel), "'ran'")})
 
     def remove():
         try:
@@ -36,5 +45,10 @@ def a_job(server, bus):
             assert "currently being executed" in str(exc), exc
             return False
 
-    yield run
+    yield job
     wait_until(remove, DEADLINE, "the job does not end")
+
+
+def partners(session):
+    """The id of a model that every database has."""
+    return session.call_kw("ir.model", "search", [["model", "=", "res.partner"]], limit=1)[0]

@@ -13,6 +13,7 @@ import subprocess
 import textwrap
 import time
 import types
+from pathlib import Path
 
 import psycopg2
 import pytest
@@ -22,7 +23,7 @@ from stack.client import Sender, Session, compact
 from stack.faults import Island, Proxy
 from stack.flow import when_serves
 from stack.hold import ADDONS, HOLDING, Hold
-from stack.jobs import QUICK, a_job
+from stack.jobs import QUICK, a_job, scheduled
 from stack.listeners import backends_of, client_ports, wait_listening
 from stack.process import DEADLINE, children, wait_until
 from stack.state import pass_seconds
@@ -93,9 +94,9 @@ class Held:
 
 @pytest.fixture
 def held(odoo, tmp_path):
-    def start(workers, env=None, **kw):
+    def start(workers, env=None, load="", addons=(), **kw):
         hold = Hold(tmp_path)
-        server = odoo(workers=workers, load=f"base,web,bus_alt_connection,{HOLDING}", addons=[ADDONS],
+        server = odoo(workers=workers, load=f"base,web,bus_alt_connection,{HOLDING}{load}", addons=[ADDONS, *addons],
                       env={**hold.env, **(env or {})}, **kw)
         return Held(server, hold)
     return start
@@ -137,6 +138,22 @@ def test_pooler_killed_before_the_notify(held, bus, pgbouncer, workers, before):
         pgbouncer.start()
         back = when_serves(pgbouncer)
     assert gets_late(client, "committed", held.server, since).at - back < SOON
+
+
+def test_pooler_killed_before_the_notify_of_a_job(held, bus, pgbouncer):
+    """A cron thread runs it, which is marked as a listener's, and before series 15 never LISTENs."""
+    held = held(0, load=",bus_test_hurry", addons=[Path(__file__).parent / "addons"])
+    client, sender = bus(held.server)
+    since = held.server.log_size()
+    with held.hold, scheduled(sender, "2000-01-01 00:00:00"):
+        held.hold.wait()
+        pgbouncer.kill()
+        held.go()
+        held.server.wait_log(r"WARNING .*Cannot send a NOTIFY on imbus: .* It is queued", since=since)
+        pgbouncer.start()
+        when_serves(pgbouncer)
+        gets_late(client, "ran", held.server, since)
+        assert kept(pgbouncer, held.server)
 
 
 @KINDS

@@ -197,6 +197,32 @@ def test_a_job_in_a_listeners_thread_notifies_through_the_pooler(addon, subscrib
         assert len(listeners()) == 1
 
 
+def test_who_notifies_in_a_marked_thread_that_does_not_listen(addon, subscribers, listeners):
+    """A cron thread before series 15: what its jobs send takes the way of all. One that does LISTEN listens."""
+    def sends():
+        with odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+            assert type(cr) is addon.routing.NotifyingCursor
+            cr.execute("NOTIFY imbus, %s", ("[]",))
+        assert cr._cursor is None
+
+    def listens_and_sends():
+        with odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+            cr.execute("LISTEN imbus")
+            cr.commit()
+            wait_until(listeners, "a listener connects directly")
+            sends()
+            assert received(cr._cnx, "[]")
+            cr.execute("NOTIFY imbus, %s", ('["by itself"]',))
+            cr.commit()
+            assert received(cr._cnx, '["by itself"]')
+
+    with addon.routing.listening_for(subscribers()):
+        sends()
+        assert not listeners()
+        listens_and_sends()
+    wait_until(lambda: not listeners(), "the listener ends")
+
+
 def test_threads_are_on_their_own(addon, subscribers, listeners, notify):
     """Two that are marked have a listener each; one that is not has none, at the same time."""
     # each waits for all: the third looks while both listen
@@ -237,6 +263,18 @@ def test_a_mark_ends_with_its_block(addon, subscribers, listeners):
         wait_until(lambda: not listeners(), "the listener ends")
         with listening("inside", listeners):
             pass
+
+
+def test_a_commit_that_fails_closes_it_too(addon, subscribers, listeners):
+    with addon.routing.listening_for(subscribers()):
+        with pytest.raises(psycopg2.IntegrityError), odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
+            cr.execute("LISTEN inside")
+            cr.execute("CREATE TEMP TABLE twice (number int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+            cr.execute("INSERT INTO twice VALUES (1), (1)")
+        assert cr.closed
+        wait_until(lambda: not listeners(), "the listener ends")
+        with listening("inside", listeners):
+            pass    # the next one listens
 
 
 def test_a_query_of_another_kind_is_pooled(addon, subscribers, listeners):
