@@ -8,18 +8,18 @@ Loaded server-wide, never installed in a database. It patches, in each server pr
 * ``ImDispatch.run`` and ``.loop`` (after series 19 ``BusDispatcher.run`` and ``._listener_loop``):
   marked as a thread that LISTENs; the loop is called again at once if it fails;
 * ``ThreadedServer.cron_thread`` and ``WorkerCron.start``: marked; the thread is started again if it fails;
-* ``Worker.check_limits``: a prefork worker closes that connection when it is idle, see ``notifier``;
+* ``Worker.check_limits``: a prefork worker closes the NOTIFY connection when it is idle, see ``notifier``;
 * ``odoo.http.Application.__call__`` (before series 16 ``Root``): answers the health route;
 * ``WebsocketConnectionHandler._serve_forever``, ``WebsocketRequest.serve_websocket_message`` (series 16
   on): a websocket whose query fails is ended, see ``websockets``;
 * ``runner._connection_info_for`` of OCA's queue_job, where that is loaded: see ``queue_job``.
 
-All of it is put in place, or none; but the last three only where they are there. Every other
-connection in every process is Odoo's own.
+All of it is put in place, or none; but the last three only where they are there. All of Odoo's
+other connections are untouched.
 
-Reading order: settings, endpoints, tasks with hub_selector, connection, errors, state, session,
-listener; recovery with window and payloads; loop_connection, notifier, routing, dispatcher, cron,
-websockets, queue_job, post_load; then what administrators see: cluster, health, metrics, doctor.
+Reading order: settings, endpoints, tasks with hub_selector, connection, backoff, errors, state,
+session, listener; recovery with window and payloads; loop_connection, notifier, routing, dispatcher,
+cron, websockets, queue_job, post_load; then what administrators see: cluster, health, metrics, doctor.
 """
 
 # cli: before series 19 Odoo finds the command by importing it.

@@ -13,7 +13,9 @@ class Backoff:
     """
 
     FIRST = 0.05  # seconds, after the attempt that is made at once
-    GOOD_SECONDS = 5.0  # what lasted this long was a success: the next attempt is made at once
+    # Beyond the longest pause: what fails only after that had succeeded, and the next attempt is
+    # made at once.
+    GOOD_SECONDS = 5.0
     SLOW_SECONDS = 5.0  # between attempts that cannot succeed before a person changes something
 
     def __init__(self, longest: float) -> None:

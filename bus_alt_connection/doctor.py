@@ -121,9 +121,9 @@ def examine(settings):
         yield result
         yield _made("connections", check_connections, settings, pooled, direct, pooler)
     finally:
-        for door in (pooled, direct):
-            if door is not None:
-                door.link.close()
+        for peer in (pooled, direct):
+            if peer is not None:
+                peer.link.close()
 
 
 def _made(name, check, *args):
@@ -151,9 +151,9 @@ def check_settings(settings, environ=None):
             results.append(ok("settings", text))
     for problem in settings.problems:
         results.append(warning("settings", problem, "Correct it, or take it out."))
-    for place, name in _unknown(os.environ if environ is None else environ):
+    for source, name in _unknown(os.environ if environ is None else environ):
         results.append(
-            warning("settings", f"{name} in {place} is no setting", "Is it misspelt?")
+            warning("settings", f"{name} in {source} is no setting", "Is it misspelt?")
         )
     if not settings.configured:
         text = (
@@ -195,7 +195,7 @@ FACTS = (
 )
 
 
-class Door:
+class Peer:
     """An open connection, and what the server behind it says of itself.
 
     :raises ConnectionLost: if there is none to be had
@@ -204,7 +204,7 @@ class Door:
     def __init__(self, settings, info, tcp_timeout):
         begun = time.monotonic()
         self.info = info
-        self.place = endpoints.shown(info)
+        self.shown = endpoints.shown(info)
         self.link = BlockingConnection(info, settings.connect_timeout_seconds, tcp_timeout)
         try:
             row = self.link.query(FACTS)[0]
@@ -224,7 +224,7 @@ class Door:
     def answers(self):
         """What there is to say of it, for people."""
         version = self.version.split()[0]
-        return f"{self.place} answers in {self.seconds * 1000:.0f} ms, PostgreSQL {version}"
+        return f"{self.shown} answers in {self.seconds * 1000:.0f} ms, PostgreSQL {version}"
 
     def system(self):
         """:return: str, what a server has in common with its copies only, None if not told"""
@@ -248,10 +248,10 @@ def _pooled(settings, database=None):
 
 
 def open_pooled(settings):
-    """:return: (Door or None, Result) of Odoo's own address"""
+    """:return: (Peer or None, Result) of Odoo's own address"""
     info = endpoints.pooled()
     try:
-        pooled = Door(settings, info, settings.connect_timeout_seconds)
+        pooled = Peer(settings, info, settings.connect_timeout_seconds)
     except ConnectionLost as exc:
         remedy = refused_parameter(exc.reason)
         if remedy is None:
@@ -263,7 +263,7 @@ def open_pooled(settings):
 def open_direct(settings, pooled):
     """Open the connection that the listeners would have.
 
-    :return: (Door or None, list of Result)
+    :return: (Peer or None, list of Result)
     """
     try:
         if settings.auto and pooled is None:
@@ -275,27 +275,27 @@ def open_direct(settings, pooled):
     direct, problems, standing_by = None, [], []
     for info in infos:
         try:
-            door = Door(settings, info, settings.connect_timeout_seconds / 6)
+            peer = Peer(settings, info, settings.connect_timeout_seconds / 6)
         except ConnectionLost as exc:
             problems.append((info, exc))
             continue
-        if direct is None and not door.in_recovery:
-            direct = door
+        if direct is None and not peer.in_recovery:
+            direct = peer
             continue
-        if door.in_recovery:
-            standing_by.append(door.place)
+        if peer.in_recovery:
+            standing_by.append(peer.shown)
             text = "the server is a standby (in recovery mode), where LISTEN is impossible"
             problems.append((info, ConnectionLost(text)))
-        door.link.close()
+        peer.link.close()
     if direct is None:
         return None, _no_direct(problems)
     results = [ok("direct address", direct.answers())]
     for info, problem in problems:
-        place = endpoints.shown(info)
-        if place in standing_by:
-            results.append(ok("direct address", f"{place} is a standby, which is passed over"))
+        shown = endpoints.shown(info)
+        if shown in standing_by:
+            results.append(ok("direct address", f"{shown} is a standby, which is passed over"))
         else:
-            text = f"{place}: {problem}. Another host is used"
+            text = f"{shown}: {problem}. Another host is used"
             results.append(warning("direct address", text, problem.cause.remedy))
     results.append(ok("direct credentials", f"{direct.user} may log in"))
     results.append(_made("direct TLS", check_tls, direct, settings.connect_timeout_seconds))
@@ -321,7 +321,7 @@ def _no_direct(problems):
 # -- is it a pooler, and does a LISTEN last ---------------------------------------------------
 
 
-class Ear:
+class Subscription:
     """LISTENs on a channel of its own, until it is closed."""
 
     def __init__(self, link):
@@ -329,8 +329,8 @@ class Ear:
         self.channel = "bus_alt_doctor_" + "".join(random.sample("abcdefghijklmnop", 12))
         self._pid = self._link.query(f"LISTEN {self.channel}; SELECT pg_backend_pid()")[0][0]
 
-    def hears(self, notifier, timeout):
-        """:return: seconds from a NOTIFY on a Link until it is heard here, or None"""
+    def waits_for(self, notifier, timeout):
+        """:return: seconds from a NOTIFY on `notifier`, a connection, until it arrives here, or None"""
         begun = time.monotonic()
         notifier.query("SELECT pg_notify(%s, 'doctor')", (self.channel,))
         while time.monotonic() < begun + timeout:
@@ -348,12 +348,12 @@ class Ear:
                 return
 
 
-def _heard(link, notifier, timeout):
-    ear = Ear(link)
+def _seconds_to(link, notifier, timeout):
+    subscription = Subscription(link)
     try:
-        return ear.hears(notifier, timeout)
+        return subscription.waits_for(notifier, timeout)
     finally:
-        ear.close()
+        subscription.close()
 
 
 def check_pooled_mode(settings, pooled):
@@ -365,7 +365,7 @@ def check_pooled_mode(settings, pooled):
     behind = f"; PostgreSQL says that it is at {host} port {port}"
     try:
         with _pooled(settings) as other:
-            lasts = _heard(pooled.link, other, LISTEN_SECONDS) is not None
+            lasts = _seconds_to(pooled.link, other, LISTEN_SECONDS) is not None
     except ConnectionLost as exc:
         pooled.pooler = True
         return ok(name, f"a pooler that refuses a LISTEN ({exc}){behind}")
@@ -542,7 +542,7 @@ def check_runner(settings, pooled):
             pid = link.query("SELECT pg_backend_pid()")[0][0]
             kind = f"no pooler: backend pid {pid}"
             if pid != link.backend_pid:
-                lasts = _heard(link, other, LISTEN_SECONDS) is not None
+                lasts = _seconds_to(link, other, LISTEN_SECONDS) is not None
                 kind = f"a pooler in {'session' if lasts else 'transaction'} mode"
     except ConnectionLost as exc:
         text = f"its runner cannot connect to {endpoints.shown(info)}: {exc}"
@@ -570,7 +570,7 @@ def check_pooler(direct, arrived):
     if arrived is False:
         return skipped(name, "a pooler; its mode shows once NOTIFYs can be sent")
     same = (direct.started, direct.database)
-    found = errors.undelivered(direct.place, same, same, direct.pooler, LISTEN_SECONDS)
+    found = errors.undelivered(direct.shown, same, same, direct.pooler, LISTEN_SECONDS)
     return failed(name, found.reason, found.cause.remedy)
 
 
@@ -582,7 +582,7 @@ def check_server(pooled, direct):
     if (direct.started, direct.database) == (pooled.started, pooled.database):
         return ok(name, f'the primary and the database "{direct.database}" that NOTIFYs reach')
     found = errors.undelivered(
-        direct.place,
+        direct.shown,
         (direct.started, direct.database),
         (pooled.started, pooled.database),
         direct.pooler,
@@ -602,14 +602,14 @@ def check_notify(settings, pooled, direct):
         return False, skipped(name, "there is no pooled connection to send it on")
     timeout = Listener.PROOF_SECONDS
     try:
-        seconds = _heard(direct.link, pooled.link, timeout)
+        seconds = _seconds_to(direct.link, pooled.link, timeout)
     except ConnectionLost as exc:
         return False, failed(name, str(exc), exc.cause.remedy)
     if seconds is not None:
-        text = f"arrives through {direct.place} after {seconds * 1000:.1f} ms"
+        text = f"arrives through {direct.shown} after {seconds * 1000:.1f} ms"
         return seconds, ok(name, text)
     found = errors.undelivered(
-        direct.place,
+        direct.shown,
         (direct.started, direct.database),
         (pooled.started, pooled.database),
         direct.pooler,
@@ -623,21 +623,21 @@ def check_notify(settings, pooled, direct):
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # what a client of PostgreSQL's sends first
 
 
-def check_tls(door, timeout):
+def check_tls(peer, timeout):
     """How the direct connection is protected, and what the server's certificate says."""
-    name, info = "direct TLS", door.info
+    name, info = "direct TLS", peer.info
     if not info.get("host") or info["host"].startswith(("/", "@")):
         return ok(name, "a local socket, which needs none")
     mode = info.get("sslmode") or "prefer"
     try:
-        offered, certificate = _certificate(door.link.info, timeout)
+        offered, certificate = _certificate(peer.link.info, timeout)
     except (OSError, ConnectionLost, ValueError) as exc:
         text = f"the certificate cannot be read: {errors.one_line(exc)} (sslmode is {mode})"
         return skipped(name, text)
     if not offered:
         return ok(name, f"not encrypted, the server offers none (sslmode is {mode})")
-    if not door.pooler:
-        row = door.link.query(
+    if not peer.pooler:
+        row = peer.link.query(
             "SELECT ssl, version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
         )
         if row and not row[0][0]:

@@ -2,8 +2,8 @@
 """What ``tasks`` waits with in the evented process: a selector on gevent's hub itself.
 
 The one that gevent puts in the place of ``selectors.DefaultSelector`` goes through an event, a
-timeout and two more turns of the hub for each wait. A server that hears a thousand other databases'
-notifications a second waits a thousand times a second, and that was half of what each cost it.
+timeout and two more turns of the hub for each wait. With a thousand foreign notifications a second
+that was half of their cost.
 """
 
 import selectors

@@ -2,12 +2,13 @@
 """What a payload on ``imbus`` means: which of its channels have a subscriber here.
 
 Contract: what is not understood is passed on. Only what is known to stop upstream's loop is left
-out: text that is not JSON, a value that cannot be iterated, a channel that cannot be a key.
+out: text that is not JSON, or not for upstream's parser, a value that cannot be iterated, a channel
+that cannot be a key.
 """
 
 import functools
 import json
-from typing import Any, Container, Hashable, List, NamedTuple, Optional
+from typing import Any, Callable, Container, Hashable, NamedTuple, Optional, Sequence
 
 # The parser without what Python puts around it, which takes three times as long as a payload does.
 _scan = json.JSONDecoder().scan_once
@@ -15,11 +16,12 @@ _scan = json.JSONDecoder().scan_once
 
 class Accepted(NamedTuple):
     payload: Optional[str]  # for upstream's loop; None if nothing of it concerns it
-    keys: List[Hashable]  # the subscribed channels that it names
+    keys: Sequence[Hashable]  # the subscribed channels that it names
     malformed: bool  # whether something was left out
 
 
-FOREIGN = Accepted(None, [], False)  # nothing of it concerns this process; not to be changed
+FOREIGN = Accepted(None, (), False)  # nothing of it concerns this process
+REFUSED = Accepted(None, (), True)  # all of it is left out
 
 
 def accept(payload: str, subscribed: Container, nested: bool) -> Accepted:
@@ -34,11 +36,11 @@ def accept(payload: str, subscribed: Container, nested: bool) -> Accepted:
     try:
         channels = _parsed(payload)
     except (ValueError, RecursionError):
-        return Accepted(None, [], True)
+        return REFUSED
     if not isinstance(channels, list):
         # The loop iterates whatever it finds.
-        malformed = not isinstance(channels, (dict, str))
-        return Accepted(None if malformed else payload, [], malformed)
+        readable = isinstance(channels, (dict, str)) and _readable(payload)
+        return Accepted(payload, (), False) if readable else REFUSED
     passed, keys, malformed = [], [], False
     for channel in channels:
         try:
@@ -48,13 +50,14 @@ def accept(payload: str, subscribed: Container, nested: bool) -> Accepted:
             elif known(channel):
                 continue
             passed.append(found)
-        except TypeError:
+        except (TypeError, RecursionError):
             malformed = True
     if not passed:
         return Accepted(None, keys, True) if malformed else FOREIGN
     if len(passed) < len(channels):
         payload = _text(tuple(passed))
-    return Accepted(payload, keys, malformed)
+    # If it is not, nobody of these is woken: none may count as notified.
+    return Accepted(payload, keys, malformed) if _readable(payload) else REFUSED
 
 
 def _parsed(payload: str) -> Any:
@@ -66,6 +69,31 @@ def _parsed(payload: str) -> Any:
     except StopIteration:
         pass
     return json.loads(payload)  # with blanks around it, or with the reason why it cannot be
+
+
+def _readable(text: str) -> bool:
+    """Whether upstream's parser takes it, too."""
+    loads = upstreams_parser()
+    if loads is not None:
+        try:
+            loads(text)
+        except (ValueError, RecursionError):
+            return False
+    return True
+
+
+@functools.lru_cache(maxsize=None)
+def upstreams_parser() -> Optional[Callable[[str], Any]]:
+    """Upstream's parser, where it is not Python's.
+
+    From series 19 on it is orjson if that is installed, which refuses what Python's accepts: NaN,
+    numbers too large for a float, half a surrogate pair.
+    """
+    try:
+        from odoo.addons.bus.tools import orjson
+    except ImportError:
+        return None
+    return None if getattr(orjson, "json", None) is json else orjson.loads
 
 
 # On a channel that is busy the same is left of many payloads.

@@ -1,10 +1,10 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
 """Runs coroutines side by side in one thread: what they await is a socket, a time or a signal.
 
-Contract: a process that listens has one thread more, whatever goes on at the same time. asyncio is
-not used because Odoo's evented process runs everything in one thread under gevent, and asyncio's
-running loop is a property of the thread: other code there would find ours. Here a wait is one
-``select`` of the standard library, or of ``hub_selector`` where gevent replaces that.
+Contract: a listener has one thread, whatever goes on at the same time. asyncio is not used because
+Odoo's evented process runs everything in one thread under gevent, and asyncio's running loop is a
+property of the thread: other code there would find ours. Here a wait is one ``select`` of the
+standard library, or of ``hub_selector`` where gevent replaces that.
 """
 
 import collections

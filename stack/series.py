@@ -32,6 +32,8 @@ FACTS = {
     "loop": {12: "loop", 20: "_listener_loop"},
     # the path at which the web client opens a conversation of the module mail
     "discuss_address": {12: None, 18: "/odoo/discuss?active_id=discuss.channel_{}"},
+    # what the bus parses with, where it is not Python's json
+    "own_parser": {12: None, 19: "odoo.addons.bus.tools.orjson"},
     "stop_event": {12: None, 15: "stop_event"},         # tells the dispatcher's loop to end
     # Odoo's own Python needs cryptography, which reads certificates
     "cryptography": {12: False, 16: True},

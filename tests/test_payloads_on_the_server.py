@@ -1,15 +1,21 @@
 """What reaches upstream's loop: all that it does not stop on, whatever its shape; and how NOTIFYs are sent."""
+import os
 from pathlib import Path
 
 import pytest
 
+from stack import StackError
 from stack.client import Sender, Session, compact
 from stack.listeners import wait_listening
+from stack.python import packages
 from stack.state import lines, wait_healthy
 
 # JSON that upstream's loop goes through without an error, though none of it is what a series sends today
 OTHER_SHAPES = ['{"a": 1}', '{"demo": ["a", "b"]}', '"text"', '{"channels": [["demo", "x"]], "id": 5}']
 STOPS_IT = ["", "not JSON", "null", "7", "true", '[{"a": 1}]', '[["a", {"b": 1}]]', '[[["a"], 1]]', "[" * 3900]
+
+# JSON for Python, and not for orjson
+STOPS_ORJSON = ["[NaN]", "[-Infinity]", "[1e999]", '[[1,"\\ud800"]]', '"\\ud800"', '{"\\ud800":1}']
 
 
 @pytest.fixture(params=[0, 2], ids=["threaded", "prefork"])
@@ -59,6 +65,43 @@ def test_what_stops_the_loop_is_not(stack, heard, bus):
     assert "loop of the bus failed" not in heard.log_text(since)
     assert len(lines(heard, "malformed", since)) == 1
     assert "Traceback" not in heard.log_text(since)
+
+
+@pytest.fixture
+def orjson(stack):
+    """A folder with orjson, for the interpreter that runs the tests and Odoo."""
+    if os.environ.get("ODOO_PYTHON"):
+        pytest.skip("NOT TESTED: ODOO_PYTHON may need another orjson")
+    try:
+        return packages(stack.machine.cache, "orjson")
+    except StackError as exc:
+        pytest.skip(f"NOT TESTED: {exc}")
+
+
+@pytest.mark.needs("own_parser")
+def test_what_stops_the_loop_where_orjson_parses(stack, odoo, bus, orjson):
+    """Odoo parses with it where it is installed, and it accepts less than Python's parser."""
+    server = odoo(options={"max_cron_threads": 0}, load="base,web,bus_alt_connection,bus_test_heard",
+                  addons=[Path(__file__).parent / "addons"],
+                  env={"PYTHONPATH": f"{stack.machine.odoo.env['PYTHONPATH']}{os.pathsep}{orjson}"})
+    client, sender = bus(server)
+    wait_listening(stack.postgres, server, "bus")
+    wait_healthy(server)
+    assert str(orjson) in Path(f"/proc/{server.pid}/maps").read_text(), "Odoo did not import it"
+    since = server.log_size()
+    for number, payload in enumerate(STOPS_ORJSON):
+        sender.notify(payload)
+        sender.send_sql(number)
+        assert client.next(timeout=5).payload == number
+    for payload in OTHER_SHAPES:
+        sender.notify(payload)
+    sender.send_sql("after them")
+    assert client.next(timeout=5).payload == "after them"
+    found = parsed(server, since)
+    assert not set(STOPS_ORJSON) & set(found) and set(OTHER_SHAPES) <= set(found)
+    assert len(lines(server, "malformed", since)) == 1
+    assert "loop of the bus failed" not in server.log_text(since)
+    assert "Traceback" not in server.log_text(since)
 
 
 @pytest.fixture

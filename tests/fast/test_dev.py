@@ -34,7 +34,7 @@ def test_the_whole_suite_fetches_all(dev):
 
 
 SERVERS = {"programs", "odoo-19", "odoo-14"}
-REST = {"chromium", "haproxy", "patroni", "published-19", "queue-job-19", "queue-job-14"}
+REST = {"chromium", "haproxy", "patroni", "published-19", "queue-job-19", "queue-job-14", "packages-orjson"}
 
 
 @pytest.mark.parametrize("args, wanted, needed", [

@@ -4,10 +4,13 @@ What is not understood is passed on. Left out are: channels without a subscriber
 upstream's loop.
 """
 import json
+import sys
 import timeit
+import types
 
 import pytest
 
+from bus_alt_connection import payloads
 from bus_alt_connection.payloads import Accepted, accept, key, key_of_row
 
 HERE, ALSO_HERE, GONE = ("demo", "here"), ("demo", "res.partner", 3), ("demo", "gone")
@@ -18,6 +21,7 @@ def accepted(payload, nested=False, subscribed=SUBSCRIBED):
     """`accept` of a payload, which may be anything that JSON can say; its text is compared by its meaning."""
     text = payload if isinstance(payload, str) else json.dumps(payload)
     found = accept(text, subscribed, nested)
+    found = found._replace(keys=list(found.keys))
     if found.payload == text:
         return found._replace(payload="as it was")
     return found._replace(payload=found.payload and json.loads(found.payload))
@@ -78,7 +82,22 @@ def test_lists_in_lists():
     "", "no JSON", "[", '["demo"', "[[\"demo\",\"here\"]] and more", "'", "\x00", "[" * 100_000,
 ])
 def test_what_is_no_json_is_left_out(text):
-    assert accept(text, SUBSCRIBED, False) == Accepted(None, [], True)
+    assert accepted(text) == Accepted(None, [], True)
+
+
+def test_what_needs_nobody_is_nobodys_to_change():
+    """One value stands for all of it."""
+    for found in (accept('[["demo","gone"]]', SUBSCRIBED, False), accept("no JSON", SUBSCRIBED, False)):
+        assert not hasattr(found.keys, "append")
+
+
+def test_a_list_that_is_nested_too_deep_is_left_out(monkeypatch):
+    """The parser of Python 3.12 and later takes lists that are deeper than Python's own calls can go."""
+    deep = []
+    for _ in range(3999):   # as a payload of 8000 bytes may have it
+        deep = [deep]
+    monkeypatch.setattr(payloads, "_parsed", lambda text: [deep, ["demo", "here"]])
+    assert accepted("", nested=True) == Accepted([["demo", "here"]], [HERE], True)
 
 
 @pytest.mark.parametrize("value", [5, 1.5, True, None])
@@ -89,7 +108,79 @@ def test_what_cannot_be_iterated_is_left_out(value):
 @pytest.mark.parametrize("value", ['"a text"', '{"type": "another shape than today\'s"}', "{}", '""'])
 def test_what_the_loop_can_iterate_is_passed_on(value):
     """A later series may send it, and its loop will know."""
-    assert accept(value, SUBSCRIBED, False) == Accepted(value, [], False)
+    assert accepted(value) == Accepted("as it was", [], False)
+
+
+# -- upstream's own parser ---------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def upstreams(monkeypatch):
+    """Gives Odoo this module as ``odoo.addons.bus.tools.orjson``, which parses for the loop from series 19 on."""
+    def provide(**attributes):
+        names = ["odoo", "odoo.addons", "odoo.addons.bus", "odoo.addons.bus.tools", "odoo.addons.bus.tools.orjson"]
+        modules = [types.ModuleType(name) for name in names]
+        for name, module in zip(names, modules, strict=True):
+            monkeypatch.setitem(sys.modules, name, module)
+        for parent, child in zip(modules, modules[1:], strict=False):
+            setattr(parent, child.__name__.rpartition(".")[2], child)
+        vars(modules[-1]).update(attributes)
+        payloads.upstreams_parser.cache_clear()
+    yield provide
+    payloads.upstreams_parser.cache_clear()
+
+
+def strict(text):
+    """Refuses what orjson refuses and Python's parser does not."""
+    def refuse(constant):
+        raise ValueError(constant)
+    value = json.loads(text, parse_constant=refuse)
+    if "Infinity" in json.dumps(value):
+        raise ValueError("number is infinity")
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+@pytest.mark.parametrize("text", [
+    "[NaN]", "[-Infinity]", "[1e999]", '[[1,"\\ud800"]]', '"\\ud800"', '{"\\ud800":1}', '["demo",["demo","here"],NaN]',
+    '[["demo","gone"],NaN]',
+])
+def test_what_upstreams_parser_refuses_is_left_out(upstreams, text):
+    """All of it, so no subscriber counts as told."""
+    assert accepted(text).payload is not None
+    upstreams(orjson=None, loads=strict)
+    assert accepted(text) == Accepted(None, [], True)
+
+
+@pytest.mark.parametrize("text", ['[["demo","here"],["demo","\\ud800"]]', '[["demo","here"],["demo",NaN]]'])
+def test_what_upstreams_parser_does_not_get_to_see_hurts_nobody(upstreams, text):
+    upstreams(orjson=None, loads=strict)
+    assert accepted(text) == Accepted([["demo", "here"]], [HERE], False)
+
+
+@pytest.mark.parametrize("text", ['[["demo","here"]]', '[5,null,[]]', '{"a": 1}', '"a text"'])
+def test_what_upstreams_parser_takes_is_passed_on(upstreams, text):
+    found = accepted(text)
+    upstreams(orjson=None, loads=strict)
+    assert accepted(text) == found == Accepted("as it was", found.keys, False)
+
+
+def test_only_what_reaches_the_loop_is_parsed_by_it(upstreams):
+    seen = []
+    upstreams(orjson=None, loads=seen.append)
+    accepted([["demo", "gone"]])
+    accepted("no JSON")
+    accepted(7)
+    assert not seen
+    accepted([["demo", "here"], ["demo", "gone"]])
+    assert list(map(json.loads, seen)) == [[["demo", "here"]]]
+
+
+def test_nothing_is_parsed_twice_by_the_same_parser(upstreams):
+    """Where orjson is not installed Odoo takes Python's."""
+    seen = []
+    upstreams(json=json, loads=seen.append)
+    assert accepted([["demo", "here"]]) == Accepted("as it was", [HERE], False)
+    assert not seen
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
@@ -108,7 +199,7 @@ def test_a_foreign_payload_costs_no_more_than_its_parsing():
 
     def least(function):
         return min(timeit.repeat(function, number=2000, repeat=7))
-    assert accept(text, subscribed, False) == Accepted(None, [], False)
+    assert accepted(text, subscribed=subscribed) == Accepted(None, [], False)
     assert least(lambda: accept(text, subscribed, False)) < 1.3 * least(lambda: json.loads(text))
 
 
