@@ -17,6 +17,8 @@ import time
 from collections import Counter, namedtuple
 from pathlib import Path
 
+import psycopg2
+
 from stack import ADDON, Postgres, Stack, StackError, say
 from stack.client import OdooError, Sender, Session
 from stack.command import exit_status
@@ -120,7 +122,7 @@ class Soak:
             # where the pooler is pointed to, and back; it runs only then
             self.copy = self.stack.add(Postgres(self.stack.machine, self.stack.folder / f"copy-{time.monotonic_ns()}"))
             self.exits.callback(self.copy.end_by_force)
-            self.exits.callback(self.stack.drop, DOOMED)
+            self.exits.callback(self.drop_doomed)
             self.stack.database(DOOMED)
             self.odoo = self.stack.odoo()
             self.exits.callback(self.odoo.kill)
@@ -144,6 +146,10 @@ class Soak:
 
     def __exit__(self, *exc):
         self.exits.close()
+
+    def drop_doomed(self):
+        with contextlib.suppress(psycopg2.OperationalError):        # interrupted while PostgreSQL was away
+            self.stack.drop(DOOMED)
 
     def open_doomed(self):
         """A client in the database that is to be dropped, which has received something."""

@@ -27,7 +27,7 @@ JOBS, LOOKS = "%ir_module_module%WHERE name=%", "%txid_snapshot_xmin%"
 
 def run(stack, measure, quick):
     """`stack`: one that is thrown away, since to drop so many databases takes longer than to make them."""
-    count, seconds = (4, 3) if quick else (200, 60)
+    count, seconds = (4, 6) if quick else (200, 60)     # longer than from one poll to the next
     names = [f"fleet{number:03}" for number in range(count)]
     make(stack, names)
     proxy = Proxy((stack.postgres.host, stack.postgres.port))

@@ -209,7 +209,7 @@ def test_who_notifies_in_a_marked_thread_that_does_not_listen(addon, subscribers
         with odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
             cr.execute("LISTEN imbus")
             cr.commit()
-            wait_until(listeners, "a listener connects directly")
+            wait_until(lambda: [one.state.phase for one in addon.listener.listeners()] == ["listening"], "it listens")
             sends()
             assert received(cr._cnx, "[]")
             cr.execute("NOTIFY imbus, %s", ('["by itself"]',))
