@@ -1,10 +1,11 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
 """The bus: upstream's dispatcher, its subscribers, how they are woken.
 
-Upstream's dispatcher keeps its class, its object, its loop and its thread. Two of its methods are
-wrapped: ``run`` and the loop, so that its thread is known as a listener's, also if another addon
-overrides one of them; and the loop, so that an error in it costs a moment and not the 20 to 50 s
-that upstream sleeps. All that differs between series stands in ``SERIES`` and ``find``.
+Upstream's dispatcher keeps its class, its object, its loop and its thread. Its methods are wrapped:
+``run`` and the loop, so that its thread is known as a listener's, also if another addon overrides
+one of them; the loop, so that an error in it costs a moment and not the 20 to 50 s that upstream
+sleeps; and before series 16 ``poll``, so that it looks at the table again before what came between
+its first look and its wait is too old to be shown. All that differs between series stands in ``SERIES`` and ``find``.
 """
 
 import contextlib
@@ -20,6 +21,11 @@ from . import endpoints, payloads, routing
 from .backoff import Backoff
 
 _logger = logging.getLogger(__name__)
+
+# How long a long poll waits that has received nothing yet. Upstream shows it what came in the last
+# 50 s and waits as long, so it never sees what came between its first look and its wait: these may
+# be 10 s apart.
+FIRST_POLL_SECONDS = 40
 
 
 class Series(NamedTuple):
@@ -76,11 +82,13 @@ def missing() -> Optional[str]:
 
 
 def install() -> None:
-    """Wrap ``run`` and the loop of upstream's dispatcher."""
+    """Wrap ``run``, the loop and, where there is one, ``poll`` of upstream's dispatcher."""
     module, loop = find()
     upstream = _dispatcher_class(module)
     if hasattr(upstream, "wakeup_workers") and odoo.service.server.server is None:
         upstream.run = _ended_with_the_server(upstream.run)
+    if hasattr(upstream, "poll"):  # before 16 the dispatcher itself waits for each long poll
+        upstream.poll = _ended_while_shown(upstream.poll)
     marked = routing.listener_of(subscribers_of)
     upstream.run = marked(upstream.run)
     setattr(upstream, loop, marked(_repeated(getattr(upstream, loop))))
@@ -118,6 +126,20 @@ def _ended_with_the_server(run: Callable) -> Callable:
         return run(self, *args, **kwargs)
 
     return run_until_the_server_stops
+
+
+def _ended_while_shown(poll: Callable) -> Callable:
+    """A poll ends while upstream still shows the rows that came after its first look."""
+
+    @functools.wraps(poll)
+    def poll_that_looks_again(
+        self: Any, dbname: str, channels: Any, last: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not last and len(args) < 2:  # what follows are the options and the timeout
+            kwargs.setdefault("timeout", FIRST_POLL_SECONDS)
+        return poll(self, dbname, channels, last, *args, **kwargs)
+
+    return poll_that_looks_again
 
 
 def _repeated(loop: Callable) -> Callable:
