@@ -530,7 +530,7 @@ it took until they were back."""
 def rst(soak):
     """The run as a document."""
     lines = [*report.heading("A soak: faults at random, under load", "="),
-             f"Made by ``./dev soak --minutes {soak.seconds / 60:.0f} --seed {soak.seed} "
+             f"Made by ``./dev soak --minutes {soak.seconds // 60:.0f} --seed {soak.seed} "
              f"--series {soak.odoo.series[0]}``: Odoo {'.'.join(map(str, soak.odoo.series))}, {soak.workers} HTTP "
              f"workers, {soak.listeners} more listeners that come and go.", "", NOTE, ""]
     for name, head, rows in soak.tables():

@@ -7,7 +7,8 @@ Loaded server-wide, never installed in a database. It patches, in each server pr
   that NOTIFYs one whose NOTIFYs leave on a connection that is kept, see ``routing``;
 * ``ImDispatch.run`` and ``.loop`` (after series 19 ``BusDispatcher.run`` and ``._listener_loop``):
   marked as a thread that LISTENs; the loop is called again at once if it fails;
-* ``ImDispatch.poll`` (before series 16): a client that has received nothing yet waits less, see ``dispatcher``;
+* ``ImDispatch.poll`` (before series 16): a client that has received nothing yet waits less, see
+  ``dispatcher``;
 * ``ThreadedServer.cron_thread`` and ``WorkerCron.start``: marked; the thread is started again if it fails;
 * ``Worker.check_limits``: a prefork worker closes the NOTIFY connection when it is idle, see ``notifier``;
 * ``odoo.http.Application.__call__`` (before series 16 ``Root``): answers the health route;

@@ -5,7 +5,8 @@ Upstream's dispatcher keeps its class, its object, its loop and its thread. Its 
 ``run`` and the loop, so that its thread is known as a listener's, also if another addon overrides
 one of them; the loop, so that an error in it costs a moment and not the 20 to 50 s that upstream
 sleeps; and before series 16 ``poll``, so that it looks at the table again before what came between
-its first look and its wait is too old to be shown. All that differs between series stands in ``SERIES`` and ``find``.
+its first look and its wait is too old to be shown. All that differs between series stands in
+``SERIES`` and ``find``.
 """
 
 import contextlib
@@ -88,7 +89,7 @@ def install() -> None:
     if hasattr(upstream, "wakeup_workers") and odoo.service.server.server is None:
         upstream.run = _ended_with_the_server(upstream.run)
     if hasattr(upstream, "poll"):  # before 16 the dispatcher itself waits for each long poll
-        upstream.poll = _ended_while_shown(upstream.poll)
+        upstream.poll = _ended_in_time(upstream.poll)
     marked = routing.listener_of(subscribers_of)
     upstream.run = marked(upstream.run)
     setattr(upstream, loop, marked(_repeated(getattr(upstream, loop))))
@@ -128,7 +129,7 @@ def _ended_with_the_server(run: Callable) -> Callable:
     return run_until_the_server_stops
 
 
-def _ended_while_shown(poll: Callable) -> Callable:
+def _ended_in_time(poll: Callable) -> Callable:
     """A poll ends while upstream still shows the rows that came after its first look."""
 
     @functools.wraps(poll)

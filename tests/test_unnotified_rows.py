@@ -1,7 +1,7 @@
 """A row of bus_bus whose NOTIFY never came reaches who waits for it, while the bus listens and all is well.
 
 As when the pooler dies between a sender's commit and its NOTIFY: the row is committed, and nobody was notified. A long
-poll, before series 16, ends after 50 s and looks by itself; from there on it is the addon that has to. Takes 6 min.
+poll, before series 16, ends after 50 s and looks by itself; from there on it is the addon that has to. Takes 7 min.
 """
 import contextlib
 from pathlib import Path
