@@ -79,7 +79,8 @@ def many(count):
         asked += [addon() for _ in range(min(AT_ONCE - (len(asked) - listen), count - len(asked)))]
         now = listen, *(attempts[str(config[name])] for name in ("imdispatcher_db_port", "db_port"))
         if now != before:
-            print(*now, flush=True)
+            # one write: the log goes to the same file, and its lines came between the parts of this one
+            print("{} {} {}\n".format(*now), end="", flush=True)
         before = now
         time.sleep(0.1)     # listeners of the same process are at work meanwhile
 

@@ -76,7 +76,9 @@ class Subscribers:
     @staticmethod
     def notify_function() -> str:
         """The function that Odoo NOTIFYs with."""
-        return "pg_notify"
+        from odoo.addons.base.models import ir_cron
+
+        return getattr(ir_cron, "ODOO_NOTIFY_FUNCTION", None) or "pg_notify"
 
     @staticmethod
     def accept(payload: str) -> payloads.Accepted:

@@ -132,6 +132,7 @@ OTHER_SERVER = _person("other server", f"Set {ADDRESS} to the server behind Odoo
 OTHER_DATABASE = _person("other database", "Set imdispatcher_db_name to the database that NOTIFYs reach.")
 POOLER = _person("pooler", f"Set {ADDRESS} to PostgreSQL itself.")
 UNDELIVERED = _person("undelivered", "Is the server overloaded?")
+REFUSED = _person("notify refused", "Let Odoo's role run that function, or name another in ODOO_NOTIFY_FUNCTION.")
 
 
 class ConnectionLost(Exception):
@@ -149,6 +150,11 @@ class ConnectionLost(Exception):
         self.reason = reason
         self.endpoint = endpoint
         self.cause = cause or cause_of(reason)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server took a statement and refused it: a right, or what it names, is missing."""
+        return (getattr(self.__cause__, "pgcode", None) or "").startswith("42")
 
     def __str__(self) -> str:
         return f"{self.endpoint}: {self.reason}" if self.endpoint else self.reason

@@ -258,16 +258,21 @@ class Listener(threading.Thread):
         """Return once a NOTIFY that took the pooled path has arrived; else have the session end."""
         backoff = Backoff(self.RETRY_SECONDS)
         while True:
-            begun = time.monotonic()
+            begun, refused = time.monotonic(), False
             try:
                 notifying = await self.recovery.notify(session.private, session.expect())
                 break
             except ConnectionLost as exc:
-                # The pooled path is dark. It concerns all of Odoo, which says so itself.
+                refused = exc.refused
+                if refused:
+                    reason = f"Odoo's own db_host refuses them ({exc.reason})"
+                    self.enter(VERIFYING, problem=ConnectionLost(reason, cause=errors.REFUSED))
+                # Else the pooled path is dark. It concerns all of Odoo, which says so itself.
                 _logger.debug("The pooled path does not answer: %s", exc)
             # One that hangs and does not refuse may be overrun, by a thousand that do the same.
             hung = time.monotonic() - begun
-            await sleep(max(backoff.next(), backoff.FIRST, random.uniform(0.5, 1.5) * hung))
+            pause = backoff.next(refused)
+            await sleep(max(pause, backoff.FIRST, random.uniform(0.5, 1.5) * hung))
         if await session.proved(self.PROOF_SECONDS):
             return
         problem = errors.undelivered(

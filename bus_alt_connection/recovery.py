@@ -33,7 +33,8 @@ class PooledPath:
     KEPT = 16  # connections at most
 
     def __init__(self, timeout: float) -> None:
-        self.keeps = True  # not where a pooler gives each client a server connection of its own
+        # Not without a pooler, nor where it gives each client a server connection of its own.
+        self.keeps = True
         self._timeout = timeout  # seconds, of a connect and of an answer
         self._kept: Dict[str, Connection] = {}
 
@@ -57,7 +58,8 @@ class PooledPath:
             rows = await connection.query(sql, parameters)
             if self.keeps and len(self._kept) < self.KEPT:
                 pid = (await connection.query("SELECT pg_backend_pid()"))[0][0]
-                if pid != connection.backend_pid:
+                self.keeps = pid != connection.backend_pid
+                if self.keeps:
                     self._keep(database, connection)
             return rows
         finally:

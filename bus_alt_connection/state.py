@@ -16,7 +16,7 @@ import logging
 from typing import NamedTuple, Optional
 
 from .backoff import Throttle
-from .errors import OTHER_DATABASE, OTHER_SERVER, POOLER, UNDELIVERED, ConnectionLost
+from .errors import OTHER_DATABASE, OTHER_SERVER, POOLER, REFUSED, UNDELIVERED, ConnectionLost
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class State(NamedTuple):
     connections: int  # made so far
 
 
-UNVERIFIED = (OTHER_SERVER.name, OTHER_DATABASE.name, POOLER.name, UNDELIVERED.name)
+UNVERIFIED = [each.name for each in (OTHER_SERVER, OTHER_DATABASE, POOLER, UNDELIVERED, REFUSED)]
 
 
 def initial(now: float) -> State:

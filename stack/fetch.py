@@ -18,7 +18,7 @@ import traceback
 from .base import INTERRUPTS, StackError, Unavailable, interrupt_once, say
 from .browser import chromium
 from .cache import Cache, Missing
-from .programs import haproxy, patroni, programs
+from .programs import haproxy, patroni, programs, prometheus
 from .python import GROUPS, QUEUE_JOB, packages, published, queue_job
 from .source import PACKAGES, find_odoo
 
@@ -33,6 +33,7 @@ THINGS = {
     **{f"queue-job-{series}": functools.partial(queue_job, series=series) for series in QUEUE_JOB},
     "haproxy": haproxy,
     "patroni": patroni,
+    "prometheus": prometheus,
 }
 FAILED, INTERRUPTED = 2, 130
 

@@ -122,16 +122,21 @@ def function(stack):
 def test_the_function_that_odoo_notifies_with(stack, odoo, function, workers):
     """Since series 16 the environment names it: what Odoo sends and what the addon sends takes that way."""
     size = stack.postgres.log.stat().st_size
-    server = odoo(workers=workers, env={"ODOO_NOTIFY_FUNCTION": function}, options={"max_cron_threads": 0})
+    server = odoo(workers=workers, env={"ODOO_NOTIFY_FUNCTION": function})
     session = Session(server, "demo")
     sender = Sender(session, stack.pgbouncer, "own-function")
     with session.subscribe([sender.channel], last=sender.insert("seen before")) as client:
         client.wait_subscribed()
         wait_listening(stack.postgres, server, "bus")
         wait_healthy(server)
+        server.wait_log("The cron listener is listening")
         sender.send_orm("through the function")
         assert client.next(timeout=5).payload == "through the function"
     sender.close()
+    server.kill()
+    server = odoo(workers=workers)
+    server.wait_log("The cron listener does not receive NOTIFYs: (?s:.*)permission denied for function pg_notify(?s:.*)"
+                    "Let Odoo's role run that function")
     with open(stack.postgres.log) as log:
         log.seek(size)
         sent = [line for line in log if " sent on " in line]

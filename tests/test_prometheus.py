@@ -1,27 +1,29 @@
 """A real Prometheus reads what a real Odoo serves: each query of the dashboard has data, and a fault fires its alert.
 
-Needs the program prometheus, of Debian's package of this name, and skips without it. Takes 2 min.
+Takes 2 min.
 """
 import json
-import shutil
 
 import pytest
 import requests
 
+from stack import programs
+from stack.machine import Unavailable
 from stack.process import DEADLINE, free_port, wait_until
 from stack.prometheus import DASHBOARD, Prometheus
 
 
 @pytest.fixture
-def prometheus(tmp_path):
+def prometheus(stack, tmp_path):
     """`prometheus(port)` starts one that scrapes there."""
-    binary = shutil.which("prometheus")
-    if not binary:
-        pytest.skip("no prometheus on this machine (Debian's package has it)")
+    try:
+        command, _ = programs.prometheus(stack.machine.cache)
+    except Unavailable as exc:
+        pytest.skip(f"NOT TESTED with Prometheus: {exc}")
     started = []
 
     def start(port):
-        started.append(Prometheus([binary], tmp_path / "prometheus", port).start())
+        started.append(Prometheus(command, tmp_path / "prometheus", port).start())
         return started[-1]
     yield start
     for program in started:

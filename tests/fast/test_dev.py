@@ -34,7 +34,8 @@ def test_the_whole_suite_fetches_all(dev):
 
 
 SERVERS = {"programs", "odoo-19", "odoo-14"}
-REST = {"chromium", "haproxy", "patroni", "published-19", "queue-job-19", "queue-job-14", "packages-orjson"}
+REST = {"chromium", "haproxy", "patroni", "published-19", "queue-job-19", "queue-job-14", "packages-orjson",
+        "prometheus"}
 
 
 @pytest.mark.parametrize("args, wanted, needed", [

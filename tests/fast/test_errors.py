@@ -81,7 +81,8 @@ def test_each_cause_has_a_text_here():
 
 def test_the_remedies_differ_and_are_sentences():
     causes = [cause for _, cause in errors.CAUSES]
-    causes += [errors.UNKNOWN, errors.OTHER_SERVER, errors.OTHER_DATABASE, errors.POOLER, errors.UNDELIVERED]
+    causes += [errors.UNKNOWN, errors.OTHER_SERVER, errors.OTHER_DATABASE, errors.POOLER, errors.UNDELIVERED,
+               errors.REFUSED]
     remedies = {cause.remedy for cause in causes}
     assert len(remedies) == len({cause.name for cause in causes}) == len(causes)
     assert all(remedy.endswith((".", "?")) for remedy in remedies)

@@ -230,7 +230,7 @@ def lines_of_a_listener():
         yield said(errors.ConnectionLost("a reason", ENDPOINT, cause))
         yield said(errors.ConnectionLost("a reason", ENDPOINT, cause), before=CONNECTED)
     yield said(errors.ConnectionLost("wrong setting: it is wrong"))
-    for cause in (errors.OTHER_SERVER, errors.OTHER_DATABASE, errors.POOLER, errors.UNDELIVERED):
+    for cause in (errors.OTHER_SERVER, errors.OTHER_DATABASE, errors.POOLER, errors.UNDELIVERED, errors.REFUSED):
         yield said(errors.ConnectionLost("a reason", ENDPOINT, cause), before=CONNECTED)
         another = cause._replace(level=logging.WARNING, remedy=NEXT)
         yield said(errors.ConnectionLost("a reason", ENDPOINT, another), before=CONNECTED)

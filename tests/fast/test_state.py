@@ -174,7 +174,8 @@ def test_without_an_endpoint_none_is_named(log):
     assert log.line[1].startswith("The bus listener cannot connect: wrong setting: it is wrong. Correct the setting.")
 
 
-@pytest.mark.parametrize("cause", [errors.OTHER_SERVER, errors.OTHER_DATABASE, errors.POOLER, errors.UNDELIVERED])
+@pytest.mark.parametrize("cause", [errors.OTHER_SERVER, errors.OTHER_DATABASE, errors.POOLER, errors.UNDELIVERED,
+                                   errors.REFUSED])
 def test_a_connection_on_which_no_notify_arrives(log, cause):
     log.enter(VERIFYING, endpoint=HERE)
     log.lose(ConnectionLost("it listens elsewhere", HERE, cause))
