@@ -2,6 +2,7 @@
 import os
 import re
 import time
+from pathlib import Path
 
 from stack import ADDON
 from stack.client import Session
@@ -33,13 +34,14 @@ def run(lab, quick):
                         yield Result("startup", "", name, f"{process}, {field.upper()}", "MiB", memory(pid, field))
             finally:
                 odoo.kill()
-            yield Result("startup", "", name, "cron worker, virtual memory", "MiB", of_a_cron_worker(lab.stack, name))
+            space, _ = of_a_cron_worker(lab.stack, name)
+            yield Result("startup", "", name, "cron worker, virtual memory", "MiB", space)
             if name != "direct":
                 yield Result("startup", "", name, "import", "ms", importing(lab.stack, name))
 
 
 def of_a_cron_worker(stack, name):
-    """MiB of address space, once it listens."""
+    """(MiB of address space, threads), once it listens."""
     odoo = start(stack, name, options={"max_cron_threads": 1})
     try:
         # Debian's Odoo names its processes no more than others: the one that lowers its own priority
@@ -51,7 +53,7 @@ def of_a_cron_worker(stack, name):
             odoo.wait_log("The cron listener is listening", timeout=DEADLINE)
         else:
             odoo.wait_log(rf" {worker} .*WorkerCron.* alive", timeout=DEADLINE)
-        return virtual_memory(worker)
+        return virtual_memory(worker), len(list(Path(f"/proc/{worker}/task").iterdir()))
     finally:
         odoo.kill()
 

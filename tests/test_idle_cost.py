@@ -1,8 +1,13 @@
-"""A listener that hears nothing costs PostgreSQL nothing but a look at its connection: no transaction id, no NOTIFY."""
+"""A listener that hears nothing costs PostgreSQL nothing but a look at its connection: no transaction id, no NOTIFY.
+
+Its own process has a thread more, and some address space.
+"""
 import itertools
 
 import pytest
 
+from bench.setups import DATABASE
+from bench.startup import of_a_cron_worker
 from stack.listeners import wait_listening
 from stack.process import wait_until
 from stack.state import pass_seconds, wait_healthy
@@ -46,3 +51,14 @@ def test_no_transaction_id(stack, odoo, bus, facts, quiet, workers, record_prope
     taken = stack.postgres.query(NEXT_ID)[0][0] - before
     record_property(f"transaction ids in {IDLE} s", taken)
     assert not taken
+
+
+@pytest.mark.needs("cron_listeners")
+def test_a_thread_and_its_address_space(stack, record_property):
+    """Of a cron worker, which listens in a thread and not in a greenlet. The limit is what Odoo's own
+    limit_memory_soft bears easily: it counts address space."""
+    stack.database(DATABASE)
+    (without, threads), (with_addon, with_its_own) = (of_a_cron_worker(stack, name) for name in ("direct", "addon"))
+    record_property("MiB more", with_addon - without)
+    assert with_its_own <= threads + 1
+    assert with_addon - without < 80
