@@ -106,13 +106,14 @@ class Connection:
     ) -> "Connection":
         """Connect.
 
-        :param timeout: seconds until the connection has to be ready; each address has its share
+        :param timeout: seconds to resolve the name, and then until the connection is ready; of
+            several addresses each has its share
         :param host_timeout: seconds until an address has to answer at all
         :raises ConnectionLost: with the reason
         """
         problem: Any = None
-        deadline = time.monotonic() + timeout
         targets = await addresses(info, host_timeout or timeout)
+        deadline = time.monotonic() + timeout  # from here: a resolver that hangs leaves addresses
         for number, target in enumerate(targets):
             connection = cls(info, timeout)
             share = max(0.0, deadline - time.monotonic()) / (len(targets) - number)
