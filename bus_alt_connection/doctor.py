@@ -15,21 +15,26 @@ import socket
 import ssl
 import struct
 import time
-from collections import namedtuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from odoo.tools import config
 
-from . import endpoints, errors, queue_job
+from . import dispatcher, endpoints, errors, queue_job
 from .connection import BlockingConnection
 from .errors import ConnectionLost
 from .listener import Listener
 from .recovery import PooledPath
-from .settings import CONNECTION, OTHERS, server_wide_modules
+from .settings import CONNECTION, OTHERS, Settings, server_wide_modules
 
 ADDON = "bus_alt_connection"
 
-# state: "ok", "warning", "failed", or "skipped" if the check could not be made
-Result = namedtuple("Result", "name state text remedy")
+
+class Result(NamedTuple):
+    name: str  # of the check
+    state: str  # "ok", "warning", "failed", or "skipped" if the check could not be made
+    text: str
+    remedy: Optional[str]
+
 
 # The checks of the direct connection, in order; without one the rest is skipped.
 DIRECT = (
@@ -41,7 +46,8 @@ DIRECT = (
     "NOTIFY",
     "connections",
 )
-# Which of them fails if a server that answers refuses, by the problem's cause; else it is the address.
+# Which of them fails if a server that answers refuses, by the problem's cause; else it is the
+# address.
 FAILS = {
     "credentials": "direct credentials",
     "pg_hba": "direct credentials",
@@ -65,23 +71,23 @@ LISTEN_SECONDS = 1.0
 EXPIRY_DAYS = 21
 
 
-def ok(name, text):
+def ok(name: str, text: str) -> Result:
     return Result(name, "ok", text, None)
 
 
-def warning(name, text, remedy):
+def warning(name: str, text: str, remedy: str) -> Result:
     return Result(name, "warning", text, remedy)
 
 
-def failed(name, text, remedy):
+def failed(name: str, text: str, remedy: str) -> Result:
     return Result(name, "failed", text, remedy)
 
 
-def skipped(name, text):
+def skipped(name: str, text: str) -> Result:
     return Result(name, "skipped", text, None)
 
 
-def verdict(results):
+def verdict(results: List[Result]) -> Tuple[int, str]:
     """:return: (exit status, one line) for all results"""
     states = [result.state for result in results]
     if "failed" in states:
@@ -91,12 +97,8 @@ def verdict(results):
     return 0, "All is well."
 
 
-def examine(settings):
-    """Make every check, in the order in which a notification goes.
-
-    :param settings: a ``settings.Settings``
-    :return: generator of Result
-    """
+def examine(settings: Settings) -> Iterator[Result]:
+    """Make every check, in the order in which a notification goes."""
     for result in check_settings(settings):
         yield result
     yield check_loaded()
@@ -126,8 +128,8 @@ def examine(settings):
                 peer.link.close()
 
 
-def _made(name, check, *args):
-    """:return: Result, also if a connection is lost on the way"""
+def _made(name: str, check: Callable[..., Result], *args: Any) -> Result:
+    """What a check finds, also if a connection is lost on the way."""
     try:
         return check(*args)
     except ConnectionLost as exc:
@@ -137,8 +139,8 @@ def _made(name, check, *args):
 # -- the settings -----------------------------------------------------------------------------
 
 
-def check_settings(settings, environ=None):
-    """:return: list of Result: each setting that is set, and each that is wrong"""
+def check_settings(settings: Settings, environ: Optional[Mapping[str, str]] = None) -> List[Result]:
+    """Each setting that is set, and each that is wrong."""
     results = []
     for name in list(CONNECTION) + list(OTHERS):
         if name in settings.sources and settings.values.get(name) is not None:
@@ -164,7 +166,8 @@ def check_settings(settings, environ=None):
     return results
 
 
-def _unknown(environ):
+def _unknown(environ: Mapping[str, str]) -> Iterator[Tuple[str, str]]:
+    """(where it stands, name) of each that looks like a setting and is none."""
     known = {"imdispatcher_" + name for name in list(CONNECTION) + list(OTHERS)}
     for option in sorted(config.options):
         if option.startswith("imdispatcher_") and option not in known:
@@ -175,7 +178,7 @@ def _unknown(environ):
             yield "the environment", variable
 
 
-def check_loaded():
+def check_loaded() -> Result:
     """Whether the configuration that this command sees loads the addon server-wide."""
     modules = server_wide_modules()
     if ADDON in modules:
@@ -201,7 +204,7 @@ class Peer:
     :raises ConnectionLost: if there is none to be had
     """
 
-    def __init__(self, settings, info, tcp_timeout):
+    def __init__(self, settings: Settings, info: Dict[str, Any], tcp_timeout: float) -> None:
         begun = time.monotonic()
         self.info = info
         self.shown = endpoints.shown(info)
@@ -216,39 +219,40 @@ class Peer:
         self.user, self.version = row[4:]
         self.pooler = self.pid != self.link.backend_pid
 
-    def address(self):
+    def address(self) -> Tuple[str, int]:
         """:return: (host, port) that PostgreSQL says of itself"""
         row = self.link.query(endpoints.ADDRESS)[0]
         return endpoints.address_of(row, self.info.get("host"))
 
-    def answers(self):
+    def answers(self) -> str:
         """What there is to say of it, for people."""
         version = self.version.split()[0]
         return f"{self.shown} answers in {self.seconds * 1000:.0f} ms, PostgreSQL {version}"
 
-    def system(self):
-        """:return: str, what a server has in common with its copies only, None if not told"""
+    def system(self) -> Optional[str]:
+        """What a server has in common with its copies only, None if it does not say."""
         try:
             return self.link.query("SELECT system_identifier::text FROM pg_control_system()")[0][0]
         except ConnectionLost:
             return None  # the role may not ask
 
 
-def refused_parameter(reason):
-    """:return: str, the line that has PgBouncer accept the startup parameter, None for another reason"""
+def refused_parameter(reason: str) -> Optional[str]:
+    """What has PgBouncer accept the startup parameter, None for another reason."""
     found = re.search(r"unsupported startup parameter(?: in options)?: (\w+)", reason)
     if not found:
         return None
-    return f"Set ignore_startup_parameters = extra_float_digits,{found.group(1)} in pgbouncer.ini."
+    # Added, and not set: the file may have others there.
+    return f"Add {found.group(1)} to ignore_startup_parameters in pgbouncer.ini."
 
 
-def _pooled(settings, database=None):
-    """:return: BlockingConnection at Odoo's own address"""
+def _pooled(settings: Settings, database: Optional[str] = None) -> BlockingConnection:
+    """Another connection at Odoo's own address."""
     return BlockingConnection(endpoints.pooled(database), settings.connect_timeout_seconds)
 
 
-def open_pooled(settings):
-    """:return: (Peer or None, Result) of Odoo's own address"""
+def open_pooled(settings: Settings) -> Tuple[Optional[Peer], Result]:
+    """Open a connection as Odoo itself has them."""
     info = endpoints.pooled()
     try:
         pooled = Peer(settings, info, settings.connect_timeout_seconds)
@@ -260,14 +264,17 @@ def open_pooled(settings):
     return pooled, ok("pooled address", pooled.answers())
 
 
-def open_direct(settings, pooled):
-    """Open the connection that the listeners would have.
+# An endpoint, None if there is none yet, and why it is of no use.
+Problem = Tuple[Optional[Dict[str, Any]], ConnectionLost]
 
-    :return: (Peer or None, list of Result)
-    """
+
+def open_direct(settings: Settings, pooled: Optional[Peer]) -> Tuple[Optional[Peer], List[Result]]:
+    """Open the connection that the listeners would have."""
     try:
         if settings.auto and pooled is None:
-            raise ConnectionLost("imdispatcher_db_host is auto, and there is no pooled connection to ask")
+            raise ConnectionLost(
+                "imdispatcher_db_host is auto, and there is no pooled connection to ask"
+            )
         address = pooled.address() if settings.auto else None
         infos = endpoints.direct(settings, address)
     except ConnectionLost as exc:
@@ -302,9 +309,9 @@ def open_direct(settings, pooled):
     return direct, results
 
 
-def _no_direct(problems):
-    """:return: list of Result: what fails, and that nothing else can be checked"""
-    found = {}
+def _no_direct(problems: List[Problem]) -> List[Result]:
+    """What fails, and that nothing else can be checked."""
+    found: Dict[str, List[Result]] = {}
     for info, problem in problems:
         text = str(problem) if info is None else f"{endpoints.shown(info)}: {problem}"
         name = FAILS.get(problem.cause.name, "direct address")
@@ -324,15 +331,23 @@ def _no_direct(problems):
 class Subscription:
     """LISTENs on a channel of its own, until it is closed."""
 
-    def __init__(self, link):
+    def __init__(self, link: BlockingConnection) -> None:
         self._link = link
         self.channel = "bus_alt_doctor_" + "".join(random.sample("abcdefghijklmnop", 12))
         self._pid = self._link.query(f"LISTEN {self.channel}; SELECT pg_backend_pid()")[0][0]
 
-    def waits_for(self, notifier, timeout):
-        """:return: seconds from a NOTIFY on `notifier`, a connection, until it arrives here, or None"""
+    def waits_for(
+        self, notifier: BlockingConnection, function: str, timeout: float
+    ) -> Optional[float]:
+        """How long a NOTIFY takes.
+
+        :param notifier: the connection that sends it
+        :param function: what it is sent with
+        :return: seconds until it arrives here, None if it does not
+        """
+        quoted = function.replace('"', '""')
         begun = time.monotonic()
-        notifier.query("SELECT pg_notify(%s, 'doctor')", (self.channel,))
+        notifier.query(f'SELECT "{quoted}"(%s, %s)', (self.channel, "doctor"))
         while time.monotonic() < begun + timeout:
             if not self._link.wait(begun + timeout - time.monotonic()):
                 continue
@@ -340,7 +355,7 @@ class Subscription:
                 return time.monotonic() - begun
         return None
 
-    def close(self):
+    def close(self) -> None:
         """A pooler gives the backend to others: leave nothing behind in it."""
         for _attempt in range(20):
             sql = f"UNLISTEN {self.channel}; SELECT pg_backend_pid()"
@@ -348,24 +363,35 @@ class Subscription:
                 return
 
 
-def _seconds_to(link, notifier, timeout):
+def notify_function() -> str:
+    """The function that Odoo NOTIFYs with: its role may be allowed no other."""
+    try:
+        return dispatcher.Subscribers.notify_function()
+    except Exception:  # whatever Odoo's bus has against being imported: the server logs it
+        return "pg_notify"
+
+
+def _seconds_to(
+    link: BlockingConnection, notifier: BlockingConnection, function: str, timeout: float
+) -> Optional[float]:
     subscription = Subscription(link)
     try:
-        return subscription.waits_for(notifier, timeout)
+        return subscription.waits_for(notifier, function, timeout)
     finally:
         subscription.close()
 
 
-def check_pooled_mode(settings, pooled):
+def check_pooled_mode(settings: Settings, pooled: Optional[Peer]) -> Result:
     """Whether Odoo's own address is a pooler, and in which mode as far as can be told."""
     name = "pooled mode"
     if pooled is None:
         return skipped(name, "there is no pooled connection")
     host, port = pooled.address()
     behind = f"; PostgreSQL says that it is at {host} port {port}"
+    function = notify_function()
     try:
         with _pooled(settings) as other:
-            lasts = _seconds_to(pooled.link, other, LISTEN_SECONDS) is not None
+            lasts = _seconds_to(pooled.link, other, function, LISTEN_SECONDS) is not None
     except ConnectionLost as exc:
         pooled.pooler = True
         return ok(name, f"a pooler that refuses a LISTEN ({exc}){behind}")
@@ -379,12 +405,17 @@ def check_pooled_mode(settings, pooled):
 
 # -- which pooler, and its settings -----------------------------------------------------------
 
-# What stands at Odoo's own address. name: None if none is to be seen; settings: a dict, None if
-# they are not told, and refusal says why then.
-Pooler = namedtuple("Pooler", "name settings refusal")
+
+# What stands at Odoo's own address.
+class Pooler(NamedTuple):
+    name: Optional[str]  # None if none is to be seen
+    settings: Optional[Dict[str, Any]]  # None if they are not announced to clients
+    refusal: Optional[str]  # why the settings may not be asked for
+
+
 NOT_SEEN = Pooler(None, None, None)
 UNKNOWN_POOLER = "a pooler that the doctor does not know"
-BETWEEN = "a pooler that the doctor does not know, or what only forwards (PostgreSQL has another port)"
+BETWEEN = f"{UNKNOWN_POOLER}, or what only forwards (PostgreSQL has another port)"
 # Of PgBouncer: setting, whether a value (seconds) hurts, what it does, the line to set.
 HURTS = (
     (
@@ -414,17 +445,15 @@ HURTS = (
 )
 
 
-def identify(settings, pooled):
-    """Recognise the pooler by what it alone answers.
-
-    :return: Pooler
-    """
+def identify(settings: Settings, pooled: Peer) -> Pooler:
+    """Recognise the pooler by what it alone answers."""
     refusal = None
     if pooled.pooler:
         try:
             with _pooled(settings, "pgbouncer") as console:
                 version = console.query("SHOW VERSION")[0][0]
-                return Pooler(version, {row[0]: row[1] for row in console.query("SHOW CONFIG")}, None)
+                found = {row[0]: row[1] for row in console.query("SHOW CONFIG")}
+                return Pooler(version, found, None)
         except ConnectionLost as exc:
             refusal = exc.reason
         if "not allowed" in refusal:
@@ -445,11 +474,8 @@ def identify(settings, pooled):
     return Pooler(None if str(pooled.address()[1]) in asked else BETWEEN, None, None)
 
 
-def check_kind(settings, pooled):
-    """Which pooler it is, and which of its settings hurt as far as they are told.
-
-    :return: (Pooler, Result)
-    """
+def check_kind(settings: Settings, pooled: Optional[Peer]) -> Tuple[Pooler, Result]:
+    """Which pooler it is, and which of its settings hurt as far as they are announced."""
     name = "pooler"
     if pooled is None:
         return NOT_SEEN, skipped(name, "there is no pooled connection")
@@ -460,14 +486,14 @@ def check_kind(settings, pooled):
     return pooler, _judged(name, pooler)
 
 
-def _judged(name, pooler):
+def _judged(name: str, pooler: Pooler) -> Result:
     if pooler.name is None:
         return ok(name, "none is to be seen")
     if pooler.refusal:
         text = f"{pooler.name}: {pooler.refusal}, so its settings were not checked"
         return ok(name, f"{text} (stats_users in pgbouncer.ini allows it)")
     if pooler.settings is None:
-        return ok(name, f"{pooler.name}: its settings are not told to clients")
+        return ok(name, f"{pooler.name}: its settings are not announced to clients")
     found = []
     for setting, hurts, what, line in HURTS:
         value = pooler.settings.get(setting)
@@ -484,14 +510,14 @@ def _judged(name, pooler):
 # one in a transaction, in which PostgreSQL delivers nothing.
 HOLDERS = """
 SELECT pid, usename, application_name, coalesce(wait_event, '') = 'ClientWrite',
-    round(extract(epoch FROM clock_timestamp() - state_change))::int
+    round(extract(epoch FROM clock_timestamp() - state_change))::int, age(backend_xmin)
 FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND (wait_event = 'ClientWrite' OR state LIKE 'idle in transaction%')
 ORDER BY age(backend_xmin) DESC NULLS LAST, state_change LIMIT 5
 """
 
 
-def check_queue(pooled):
+def check_queue(pooled: Optional[Peer]) -> Result:
     """Whether NOTIFYs have room, and who holds up the queue."""
     name = "NOTIFY queue"
     if pooled is None:
@@ -506,10 +532,13 @@ def check_queue(pooled):
             "See as a superuser which sessions wait for ClientWrite or are idle in transaction:"
             " this role may not see them."
         )
-        return failed(name, f"{text}; when it is full no transaction with a NOTIFY can commit", remedy)
-    for pid, role, application, writing, seconds in holders:
+        text += "; when it is full no transaction with a NOTIFY can commit"
+        return failed(name, text, remedy)
+    for pid, role, application, writing, seconds, age in holders:
         state = "does not read what it is sent" if writing else "is idle in transaction"
         text += f"; pid {pid} ({application or 'no name'}, as {role}) {state} for {seconds} s"
+        if age is not None:
+            text += f" (age of its oldest snapshot: {age} transactions)"
     ends = " ".join(f"SELECT pg_terminate_backend({holder[0]});" for holder in holders)
     return failed(name, text, f"End the first of them that LISTENs, or all: {ends}")
 
@@ -521,7 +550,7 @@ ORDER BY datname LIMIT 1
 """
 
 
-def check_runner(settings, pooled):
+def check_runner(settings: Settings, pooled: Optional[Peer]) -> Result:
     """Whether the runner of queue_job has a connection on which a LISTEN lasts."""
     name = "queue_job"
     try:
@@ -542,7 +571,8 @@ def check_runner(settings, pooled):
             pid = link.query("SELECT pg_backend_pid()")[0][0]
             kind = f"no pooler: backend pid {pid}"
             if pid != link.backend_pid:
-                lasts = _seconds_to(link, other, LISTEN_SECONDS) is not None
+                # queue_job itself always uses this one
+                lasts = _seconds_to(link, other, "pg_notify", LISTEN_SECONDS) is not None
                 kind = f"a pooler in {'session' if lasts else 'transaction'} mode"
     except ConnectionLost as exc:
         text = f"its runner cannot connect to {endpoints.shown(info)}: {exc}"
@@ -557,10 +587,10 @@ def check_runner(settings, pooled):
     return ok(name, text)
 
 
-def check_pooler(direct, arrived):
+def check_pooler(direct: Peer, arrived: Union[float, bool, None]) -> Result:
     """Whether the direct connection is one.
 
-    :param arrived: seconds that a NOTIFY took, or None if it did not arrive, False if unknown
+    :param arrived: seconds that a NOTIFY took, None if it did not arrive, False if unknown
     """
     name = "direct pooler"
     if not direct.pooler:
@@ -574,7 +604,7 @@ def check_pooler(direct, arrived):
     return failed(name, found.reason, found.cause.remedy)
 
 
-def check_server(pooled, direct):
+def check_server(pooled: Optional[Peer], direct: Peer) -> Result:
     """Whether the direct connection leads to the server and the database that NOTIFYs reach."""
     name = "direct server"
     if pooled is None:
@@ -595,14 +625,16 @@ def check_server(pooled, direct):
     return failed(name, text, found.cause.remedy)
 
 
-def check_notify(settings, pooled, direct):
-    """:return: (seconds, None or False as in ``check_pooler``, Result)"""
+def check_notify(
+    settings: Settings, pooled: Optional[Peer], direct: Peer
+) -> Tuple[Union[float, bool, None], Result]:
+    """Whether a NOTIFY arrives; the first of the two is what ``check_pooler`` wants."""
     name = "NOTIFY"
     if pooled is None:
         return False, skipped(name, "there is no pooled connection to send it on")
     timeout = Listener.PROOF_SECONDS
     try:
-        seconds = _seconds_to(direct.link, pooled.link, timeout)
+        seconds = _seconds_to(direct.link, pooled.link, notify_function(), timeout)
     except ConnectionLost as exc:
         return False, failed(name, str(exc), exc.cause.remedy)
     if seconds is not None:
@@ -623,7 +655,12 @@ def check_notify(settings, pooled, direct):
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # what a client of PostgreSQL's sends first
 
 
-def check_tls(peer, timeout):
+class Certificate(NamedTuple):
+    subject: str  # whom it is for
+    expires: datetime.datetime
+
+
+def check_tls(peer: Peer, timeout: float) -> Result:
     """How the direct connection is protected, and what the server's certificate says."""
     name, info = "direct TLS", peer.info
     if not info.get("host") or info["host"].startswith(("/", "@")):
@@ -647,17 +684,18 @@ def check_tls(peer, timeout):
     text = f"encrypted, certificate {checked} (sslmode {mode})"
     if certificate is None:
         return ok(name, text)
-    subject, expires = certificate
-    text += f"; it is for {subject or 'nobody'} and expires on {expires.date()}"
-    if expires - datetime.datetime.now(datetime.timezone.utc) < datetime.timedelta(days=EXPIRY_DAYS):
+    expires = certificate.expires
+    text += f"; it is for {certificate.subject or 'nobody'} and expires on {expires.date()}"
+    left = expires - datetime.datetime.now(datetime.timezone.utc)
+    if left < datetime.timedelta(days=EXPIRY_DAYS):
         return warning(name, text, "Renew the server's certificate.")
     return ok(name, text)
 
 
-def _certificate(target, timeout):
+def _certificate(target: Dict[str, Any], timeout: float) -> Tuple[bool, Optional[Certificate]]:
     """Ask the server for TLS, as libpq does.
 
-    :return: (whether it offers TLS, None or (subject, datetime of expiry))
+    :return: (whether it offers TLS, its certificate)
     """
     host, port = target.get("hostaddr") or target["host"], target.get("port") or 5432
     with socket.create_connection((host, int(port)), timeout) as plain:
@@ -676,16 +714,17 @@ def _certificate(target, timeout):
             return True, _read(secure.getpeercert()) or _decode(secure.getpeercert(True))
 
 
-def _read(certificate):
+def _read(certificate: Optional[Dict[str, Any]]) -> Optional[Certificate]:
     """What a certificate says that Python has verified, None if it has not."""
     if not certificate:
         return None
     names = [value for part in certificate["subject"] for _name, value in part]
-    expires = ssl.cert_time_to_seconds(certificate["notAfter"])
-    return ", ".join(names), datetime.datetime.fromtimestamp(expires, datetime.timezone.utc)
+    seconds = ssl.cert_time_to_seconds(certificate["notAfter"])
+    expires = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    return Certificate(", ".join(names), expires)
 
 
-def _decode(encoded):
+def _decode(encoded: bytes) -> Optional[Certificate]:
     """What any certificate says, None without the library that Odoo has from series 16 on."""
     try:
         from cryptography import x509
@@ -695,13 +734,13 @@ def _decode(encoded):
     certificate = x509.load_der_x509_certificate(encoded, default_backend())
     expires = getattr(certificate, "not_valid_after_utc", None) or certificate.not_valid_after
     names = [attribute.value for attribute in certificate.subject]
-    return ", ".join(names), expires.replace(tzinfo=datetime.timezone.utc)
+    return Certificate(", ".join(names), expires.replace(tzinfo=datetime.timezone.utc))
 
 
 # -- how many ---------------------------------------------------------------------------------
 
 
-def instance(settings, pooler):
+def instance(settings: Settings, pooler: bool) -> Tuple[int, int]:
     """How many connections this configuration can open at most.
 
     :param pooler: whether Odoo's own address is one
@@ -723,25 +762,27 @@ def instance(settings, pooler):
     return own + (processes if settings.keep_notify else 0), listeners
 
 
-def _databases():
+def _databases() -> List[str]:
     names = config.get("db_name") or []
     return names.split(",") if isinstance(names, str) else names  # a list from series 19 on
 
 
-def _kept_databases():
+def _kept_databases() -> int:
     names = _databases()
     most = PooledPath.KEPT - 1  # beside the system database's
     return min(len(names), most) if names else most
 
 
-def _number(name, default):
+def _number(name: str, default: int) -> int:
     try:
         return int(config.get(name))
     except (TypeError, ValueError):
         return default
 
 
-def check_connections(settings, pooled, direct, pooler):
+def check_connections(
+    settings: Settings, pooled: Optional[Peer], direct: Peer, pooler: Pooler
+) -> Result:
     """Whether there is room for what this instance can open, through and past the pooler."""
     name = "connections"
     allowed, reserved, held, of_role, role_limit = direct.link.query(
@@ -779,6 +820,6 @@ def check_connections(settings, pooled, direct, pooler):
     return ok(name, text)
 
 
-def _of(pools, name):
+def _of(pools: Dict[str, Any], name: str) -> int:
     value = pools.get(name) or ""
     return int(value) if value.isdigit() else 0

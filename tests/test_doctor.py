@@ -121,6 +121,30 @@ def test_the_address_that_postgresql_tells(doctor, postgres):
     assert "auto" in checks["direct address"]["text"]
 
 
+@pytest.fixture
+def function(postgres):
+    """A function that NOTIFYs, with a name that has to be quoted, where pg_notify itself is nobody's to call."""
+    query = postgres.query
+    query('CREATE FUNCTION public."notifyOdoo"(channel text, payload text) RETURNS void LANGUAGE sql SECURITY DEFINER'
+          " AS 'SELECT pg_catalog.pg_notify(channel, payload)'")
+    query("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) FROM PUBLIC")
+    yield "notifyOdoo"
+    query("GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) TO PUBLIC")
+    query('DROP FUNCTION public."notifyOdoo"(text, text)')
+
+
+@pytest.mark.needs("notify_function")
+def test_the_function_that_odoo_notifies_with(doctor, function):
+    status, checks = doctor().checks(env={"ODOO_NOTIFY_FUNCTION": function})
+    assert status == 0, checks
+    assert {check["state"] for check in checks.values()} == {"ok"}
+    assert "transaction mode" in checks["pooled mode"]["text"]
+    # without it neither Odoo nor the doctor may NOTIFY
+    status, checks = doctor().checks()
+    assert (status, checks["NOTIFY"]["state"]) == (2, "failed")
+    assert "permission denied for function pg_notify" in checks["NOTIFY"]["text"]
+
+
 def test_its_lines(doctor):
     status, out, err = doctor().run()
     assert status == 0, out
@@ -215,7 +239,9 @@ def test_the_pooler_is_named(doctor, pgbouncer):
 def test_a_startup_parameter_that_the_pooler_refuses(doctor):
     status, checks = doctor().checks(env={"PGOPTIONS": "-c geqo=off"})
     assert (status, checks["pooled address"]["state"]) == (2, "failed")
-    assert "ignore_startup_parameters = extra_float_digits,options" in checks["pooled address"]["remedy"]
+    # a newer PgBouncer names the parameter in the options
+    assert re.fullmatch(r"Add (options|geqo) to ignore_startup_parameters in pgbouncer\.ini\.",
+                        checks["pooled address"]["remedy"])
 
 
 @pytest.mark.parametrize("own, options, pooled", [
@@ -288,6 +314,7 @@ def test_who_holds_up_the_queue(doctor, postgres, full_queue):
         check = checks["NOTIFY queue"]
         assert (status, check["state"]) == (2, "failed")
         assert f"88 % full; pid {pid} (a forgotten session, as odoo) is idle in transaction for " in check["text"]
+        assert "snapshot" not in check["text"]      # between two statements it has none, unless it is as below
         ends, = re.findall(r"SELECT pg_terminate_backend\(\d+\);", check["remedy"])
         postgres.query(ends)
         wait_until(lambda: not postgres.query("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]), DEADLINE,
@@ -297,6 +324,18 @@ def test_who_holds_up_the_queue(doctor, postgres, full_queue):
     check = doctor().checks()[1]["NOTIFY queue"]
     assert check["text"].startswith("88 % full; when it is full")
     assert "superuser" in check["remedy"]
+
+
+def test_how_old_the_snapshot_is_of_who_holds_up_the_queue(doctor, postgres, full_queue):
+    with contextlib.closing(postgres.connect(user="odoo")) as holder:
+        holder.set_session(isolation_level="REPEATABLE READ", autocommit=False)
+        holder.cursor().execute("SELECT 1")
+        for _ in range(3):
+            postgres.query("SELECT txid_current()")
+        text = doctor().checks()[1]["NOTIFY queue"]["text"]
+        pid = holder.get_backend_pid()
+    found = re.search(rf"pid {pid} .* for \d+ s \(age of its oldest snapshot: (\d+) transactions\)", text)
+    assert found and int(found[1]) >= 3, text
 
 
 # -- queue_job ---------------------------------------------------------------------------------------------------------

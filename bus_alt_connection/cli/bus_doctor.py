@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from typing import Any, List
 
 from odoo.cli import Command
 from odoo.modules import initialize_sys_path
@@ -23,7 +24,7 @@ class bus_doctor(Command):
 
     name = "bus_doctor"
 
-    def run(self, args):
+    def run(self, args: List[str]) -> None:
         parser = argparse.ArgumentParser(
             prog=f"{os.path.basename(sys.argv[0])} bus_doctor",
             description=self.__doc__,
@@ -35,7 +36,7 @@ class bus_doctor(Command):
         parser.add_argument("--json", action="store_true", help="write one JSON object instead")
         options, others = parser.parse_known_args(args)
 
-        def save(*args, **kwargs):
+        def save(*args: Any, **kwargs: Any) -> None:
             parser.error("nothing is changed here, so there is nothing to save")
 
         config.save = save
@@ -60,7 +61,8 @@ class bus_doctor(Command):
         sys.exit(status)
 
 
-def _line(result, coloured):
+def _line(result: Any, coloured: bool) -> str:
+    """A ``doctor.Result`` for people."""
     state = f"{result.state:7}"
     if coloured:
         state = f"\x1b[{COLOURS[result.state]}m{state}\x1b[0m"
@@ -68,7 +70,7 @@ def _line(result, coloured):
     return f"{state}  {result.name}: {result.text}{remedy}"
 
 
-def _print(text):
+def _print(text: str) -> None:
     # A server's message may hold letters that this terminal has not.
     encoding = sys.stdout.encoding or "ascii"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
