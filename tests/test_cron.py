@@ -70,8 +70,10 @@ def test_no_thread_ends(stack, odoo, bus):
         assert trigger() < QUICK
         since = server.log_size()
         stack.postgres.stop("fast")
-        server.wait_log("A cron thread failed .* and goes on", since=since)
-        stack.postgres.start()
+        try:
+            server.wait_log("A cron thread failed .* and goes on", since=since)
+        finally:
+            stack.postgres.start()
         when_serves(stack.pgbouncer)
         listening(stack, server)
         assert trigger() < QUICK

@@ -3,9 +3,11 @@ import re
 from pathlib import Path
 
 import pytest
+import requests
 
 from stack.client import compact
 from stack.listeners import direct, wait_listening
+from stack.process import DEADLINE, wait_until
 
 ADDONS = Path(__file__).parent / "addons"
 
@@ -15,6 +17,7 @@ ADDONS = Path(__file__).parent / "addons"
     ("ImDispatch", "bus.models.bus.ImDispatch"),
     ("db_connect", "odoo.sql_db.db_connect"),
     ("cron_thread", "ThreadedServer.cron_thread"),
+    ("subscribers", "table of subscribers in the bus dispatcher"),
 ])
 def test_it_has_moved(odoo, bus, postgres, facts, moved, named):
     # straight to PostgreSQL, where the bus of Odoo itself works
@@ -31,6 +34,21 @@ def test_it_has_moved(odoo, bus, postgres, facts, moved, named):
     for _, line in lines:
         assert named in line
         assert f"Odoo {facts.number}." in line
+    assert "Traceback" not in server.log_text()
+
+
+def test_no_sources_are_to_be_had(odoo, bus, postgres):
+    """As where all of Odoo is compiled: what it is like is seen all the same, also which cron listeners it has."""
+    server = odoo(load="base,web,bus_test_order", addons=[ADDONS],
+                  env={"BUS_TEST_ORDER": "bus_test_compiled,bus_alt_connection"})
+    client, sender = bus(server)
+    wait_listening(postgres, server, "bus")
+    sender.send_orm("compiled")
+    assert client.next().payload == "compiled"
+
+    def ask():
+        return requests.get(f"{server.url}/bus_alt_connection/health?scope=host", timeout=DEADLINE)
+    wait_until(lambda: ask().ok, DEADLINE, lambda: f"the health route says {ask().text}")
     assert "Traceback" not in server.log_text()
 
 

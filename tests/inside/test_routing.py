@@ -189,11 +189,15 @@ def test_a_job_in_a_listeners_thread_notifies_through_the_pooler(addon, subscrib
     name = request.config.getoption("--odoo-database")
     with addon.routing.listening_for(subscribers()), listening("imbus", listeners) as cr:
         with Registry(name).cursor() as job:
-            api.Environment(job, api.SUPERUSER_ID, {})["bus.bus"]._sendone("inside", "bus_alt", {})
-            job.precommit.run()
-            job.postcommit.run()
-            job.rollback()
-        assert received(cr._cnx, f'[["{name}","inside"]]')
+            bus = api.Environment(job, api.SUPERUSER_ID, {})["bus.bus"]
+            if hasattr(bus, "_sendone"):
+                bus._sendone("inside", "bus_alt", {})
+                payload = f'[["{name}","inside"]]'
+            else:       # before series 15, when a channel had no database
+                bus.sendone("inside", {})
+                payload = '["inside"]'
+            job.commit()        # what is to run then has other names before series 14
+        assert received(cr._cnx, payload)
         assert len(listeners()) == 1
 
 

@@ -1,7 +1,8 @@
 """An Odoo that has changed: what BUS_TEST_MOVED names is not where Bus Alt Connection looks for it.
 
 The loop is renamed, for everyone. The others cannot be: Odoo itself asks for them by their names in many places, so
-they are hidden from Bus Alt Connection alone.
+they are hidden from Bus Alt Connection alone. The table of subscribers is each dispatcher's own, the others are a
+module's.
 """
 import os
 import sys
@@ -13,15 +14,25 @@ import odoo.sql_db
 from odoo.addons.bus.models import bus
 
 
+def hiding(get, *hidden):
+    """`__getattribute__` without these."""
+    def __getattribute__(self, name):
+        asking = sys._getframe(1).f_globals["__name__"]
+        if name in hidden and asking.startswith("odoo.addons.bus_alt_connection"):
+            raise AttributeError(name)
+        return get(self, name)
+    return __getattribute__
+
+
 def hide(module, hidden):
     class Changed(types.ModuleType):
-        def __getattribute__(self, name):
-            asking = sys._getframe(1).f_globals["__name__"]
-            if name == hidden and asking.startswith("odoo.addons.bus_alt_connection"):
-                raise AttributeError(name)
-            return super().__getattribute__(name)
+        __getattribute__ = hiding(types.ModuleType.__getattribute__, hidden)
 
     module.__class__ = Changed
+
+
+def hide_subscribers():
+    bus.ImDispatch.__getattribute__ = hiding(object.__getattribute__, "_channels_to_ws", "channels")
 
 
 def rename_loop():
@@ -35,5 +46,6 @@ MOVES = {
     "ImDispatch": lambda: hide(bus, "ImDispatch"),
     "db_connect": lambda: hide(odoo.sql_db, "db_connect"),
     "cron_thread": lambda: hide(odoo.service.server, "ThreadedServer"),
+    "subscribers": hide_subscribers,
 }
 MOVES[os.environ["BUS_TEST_MOVED"]]()
