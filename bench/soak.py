@@ -93,7 +93,7 @@ def persist(call):
 
 
 class Soak:
-    """`with Soak(stack, seed) as soak:` … `soak.run(seconds)` … `soak.tables()`.
+    """`with Soak(stack, seed) as soak:` … `soak.run(minutes)` … `soak.tables()`.
 
     A run of chosen faults: `soak.begin()`, `soak.strike(name)` for each, `soak.end()`.
     """
@@ -103,7 +103,7 @@ class Soak:
         self.rest = rest
         self.seed = random.randrange(2**32) if seed is None else seed
         self.dice = random.Random(self.seed)
-        self.faults, self.seconds = [], 0.0
+        self.faults, self.seconds, self.asked = [], 0.0, 0.0        # `asked`: minutes
         self.before = self.after = self.idle_before = self.idle_after = None
         self.exits = contextlib.ExitStack()
 
@@ -317,9 +317,10 @@ class Soak:
             without.add("listeners_come_and_go")
         return [name for name in names if name not in without]
 
-    def run(self, seconds):
+    def run(self, minutes):
+        self.asked = minutes
         self.begin()
-        deck, ending = [], time.monotonic() + seconds
+        deck, ending = [], time.monotonic() + 60 * minutes
         while time.monotonic() < ending:
             if not deck:
                 deck = self.dice.sample(self.kinds(), len(self.kinds()))
@@ -530,7 +531,7 @@ it took until they were back."""
 def rst(soak):
     """The run as a document."""
     lines = [*report.heading("A soak: faults at random, under load", "="),
-             f"Made by ``./dev soak --minutes {soak.seconds // 60:.0f} --seed {soak.seed} "
+             f"Made by ``./dev soak --minutes {soak.asked:g} --seed {soak.seed} "
              f"--series {soak.odoo.series[0]}``: Odoo {'.'.join(map(str, soak.odoo.series))}, {soak.workers} HTTP "
              f"workers, {soak.listeners} more listeners that come and go.", "", NOTE, ""]
     for name, head, rows in soak.tables():
@@ -564,7 +565,7 @@ def run(options):
         with Soak(stack, options.seed, options.workers, options.listeners) as soak:
             say(f"{options.minutes:g} minutes with seed {soak.seed}"
                 + ("" if soak.island else f"; no dropping path: {Island.why_not()}"))
-            soak.run(options.minutes * 60)
+            soak.run(options.minutes)
             show(soak)
             if options.output:
                 options.output.write_text(rst(soak))
