@@ -72,7 +72,7 @@ def held(stack, name, workers, later):
     odoo = start(stack, name, workers=workers, poolers={name: pooler}, options={"max_cron_threads": 1})
     try:
         session, channel = Session(odoo, DATABASE), f"connections-{name}"
-        model = session.call_kw("ir.model", "search", [["model", "=", "res.partner"]], limit=1)[0]
+        model = session.any_model()
         action = session.call_kw("ir.actions.server", "create", {
             "name": "Work and notify", "model_id": model, "state": "code",
             "code": f"env.user.name; time.sleep({WORK}); env['bus.bus']._sendone('{channel}', 'bench', 1)"})

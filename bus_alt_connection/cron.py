@@ -91,6 +91,4 @@ def _databases() -> List[str]:
 
     Upstream's loop looks at all of them once a minute; where it always does, any name will do.
     """
-    names = config["db_name"] or []
-    names = names.split(",") if isinstance(names, str) else list(names)
-    return names or endpoints.loaded_databases() or [""]
+    return endpoints.named_databases() or endpoints.loaded_databases() or [""]

@@ -557,7 +557,7 @@ def check_runner(settings: Settings, pooled: Optional[Peer]) -> Result:
         runner = queue_job.install(settings)
     except Exception as exc:  # whatever an addon of others raises
         return skipped(name, f"its runner cannot be imported: {errors.one_line(exc)}")
-    databases = _databases()
+    databases = endpoints.named_databases()
     if not databases and pooled is not None:
         databases = [row[0] for row in pooled.link.query(DATABASES)]
     if not databases:
@@ -762,13 +762,8 @@ def instance(settings: Settings, pooler: bool) -> Tuple[int, int]:
     return own + (processes if settings.keep_notify else 0), listeners
 
 
-def _databases() -> List[str]:
-    names = config.get("db_name") or []
-    return names.split(",") if isinstance(names, str) else names  # a list from series 19 on
-
-
 def _kept_databases() -> int:
-    names = _databases()
+    names = endpoints.named_databases()
     most = PooledPath.KEPT - 1  # beside the system database's
     return min(len(names), most) if names else most
 

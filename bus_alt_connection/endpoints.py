@@ -35,6 +35,12 @@ def loaded_databases() -> List[str]:
     return list(registries.d if snapshot is None else snapshot)
 
 
+def named_databases() -> List[str]:
+    """The databases that ``db_name`` names: a list from series 19 on, before it text."""
+    names = config.get("db_name") or []
+    return names.split(",") if isinstance(names, str) else list(names)
+
+
 def system_database() -> str:
     """The database that Odoo LISTENs and NOTIFYs in (a setting of Odoo's after series 19)."""
     return config.get("db_system") or "postgres"

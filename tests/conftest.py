@@ -109,6 +109,20 @@ def pgbouncer(stack):
     return stack.pgbouncer
 
 
+@pytest.fixture
+def function(postgres):
+    """A function that NOTIFYs, where pg_notify itself is nobody's to call; PostgreSQL logs what is sent by it. Its name
+    has to be quoted."""
+    postgres.query(
+        'CREATE FUNCTION public."notifyAndTell"(channel text, payload text) RETURNS void LANGUAGE plpgsql'
+        " SECURITY DEFINER AS $$ BEGIN RAISE LOG 'sent on %: %', channel, payload;"
+        " PERFORM pg_catalog.pg_notify(channel, payload); END $$")
+    postgres.query("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) FROM PUBLIC")
+    yield "notifyAndTell"
+    postgres.query("GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) TO PUBLIC")
+    postgres.query('DROP FUNCTION public."notifyAndTell"(text, text)')
+
+
 @pytest.fixture(scope="session")
 def queue_job(stack, facts):
     """The addons folder of OCA's queue_job, of this series."""

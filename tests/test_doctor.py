@@ -121,18 +121,6 @@ def test_the_address_that_postgresql_tells(doctor, postgres):
     assert "auto" in checks["direct address"]["text"]
 
 
-@pytest.fixture
-def function(postgres):
-    """A function that NOTIFYs, with a name that has to be quoted, where pg_notify itself is nobody's to call."""
-    query = postgres.query
-    query('CREATE FUNCTION public."notifyOdoo"(channel text, payload text) RETURNS void LANGUAGE sql SECURITY DEFINER'
-          " AS 'SELECT pg_catalog.pg_notify(channel, payload)'")
-    query("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) FROM PUBLIC")
-    yield "notifyOdoo"
-    query("GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) TO PUBLIC")
-    query('DROP FUNCTION public."notifyOdoo"(text, text)')
-
-
 @pytest.mark.needs("notify_function")
 def test_the_function_that_odoo_notifies_with(doctor, function):
     status, checks = doctor().checks(env={"ODOO_NOTIFY_FUNCTION": function})

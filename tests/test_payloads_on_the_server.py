@@ -104,19 +104,6 @@ def test_what_stops_the_loop_where_orjson_parses(stack, odoo, bus, orjson):
     assert "Traceback" not in server.log_text(since)
 
 
-@pytest.fixture
-def function(stack):
-    """A function that NOTIFYs, where pg_notify itself is nobody's to call; PostgreSQL logs what is sent by it."""
-    query = stack.postgres.query
-    query("CREATE FUNCTION public.notify_and_tell(channel text, payload text) RETURNS void LANGUAGE plpgsql"
-          " SECURITY DEFINER AS $$ BEGIN RAISE LOG 'sent on %: %', channel, payload;"
-          " PERFORM pg_catalog.pg_notify(channel, payload); END $$")
-    query("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) FROM PUBLIC")
-    yield "notify_and_tell"
-    query("GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) TO PUBLIC")
-    query("DROP FUNCTION public.notify_and_tell(text, text)")
-
-
 @pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
 @pytest.mark.needs("notify_function")
 def test_the_function_that_odoo_notifies_with(stack, odoo, function, workers):
