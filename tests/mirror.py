@@ -50,7 +50,9 @@ PACKAGES = {
     "odoo-19": ("libjs-small, fonts-font-awesome", {name: text.format(series=19) for name, text in ODOO.items()}),
     "odoo-14": ("python3-docutils, libjs-small", {name: text.format(series=14) for name, text in ODOO.items()}),
     "python3-docutils": ("", {"usr/lib/python3/dist-packages/docutils/__init__.py": "_ = '/usr/share/docutils/'\n"}),
+    "prometheus": ("libjs-small, fonts-font-awesome", {"usr/bin/prometheus": ""}),
     "python3-prometheus-client": ("", {}),
+    "libjs-d3": ("", {}),
 }
 
 # one of the groups of Python packages and one addon of the index, for all are asked for in the same way
@@ -77,7 +79,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 FOLDERS = {"chromium", "haproxy", "odoo", "odoo-14", "debian-pip", "patroni", "programs-postgresql-pgbouncer",
-           "published-19"}
+           "prometheus", "published-19"}
 
 
 class Mirror:
