@@ -10,7 +10,7 @@ import functools
 import inspect
 import logging
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 import odoo.service.server
 from odoo.tools import config
@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 def missing() -> Optional[str]:
-    """What this Odoo lacks of what ``install`` needs, or None."""
+    """What this Odoo lacks of what ``patches`` needs, or None."""
     server = odoo.service.server
     for owner, name in (("ThreadedServer", "cron_thread"), ("WorkerCron", "start")):
         if getattr(getattr(server, owner, None), name, None) is None:
@@ -30,14 +30,16 @@ def missing() -> Optional[str]:
     return None
 
 
-def install() -> None:
-    """Mark the cron listeners."""
+def patches() -> List[Tuple[Any, str, Any]]:
+    """The cron listeners, marked."""
     threaded, worker = odoo.service.server.ThreadedServer, odoo.service.server.WorkerCron
     in_thread = routing.listener_of(lambda upstream: Subscribers(_databases))
-    threaded.cron_thread = _endless(in_thread(threaded.cron_thread))
     # A worker looks at all its databases, whichever was named.
     in_worker = routing.listener_of(lambda upstream: Subscribers(lambda: [""]))
-    worker.start = in_worker(worker.start)
+    return [
+        (threaded, "cron_thread", _endless(in_thread(threaded.cron_thread))),
+        (worker, "start", in_worker(worker.start)),
+    ]
 
 
 def expected() -> int:

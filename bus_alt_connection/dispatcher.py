@@ -68,7 +68,7 @@ def find() -> Tuple[Any, str]:
 
 
 def missing() -> Optional[str]:
-    """What this Odoo lacks of what ``install`` needs, or None."""
+    """What this Odoo lacks of what ``patches`` needs, or None."""
     module, loop = find()
     upstream = _dispatcher_class(module)
     if upstream is None:
@@ -84,17 +84,21 @@ def missing() -> Optional[str]:
     return None
 
 
-def install() -> None:
-    """Wrap ``run``, the loop and, where there is one, ``poll`` of upstream's dispatcher."""
+def patches() -> List[Tuple[Any, str, Any]]:
+    """``run``, the loop and, where there is one, ``poll`` of upstream's dispatcher, wrapped."""
     module, loop = find()
     upstream = _dispatcher_class(module)
+    run = upstream.run
     if hasattr(upstream, "wakeup_workers") and odoo.service.server.server is None:
-        upstream.run = _ended_with_the_server(upstream.run)
-    if hasattr(upstream, "poll"):  # before 16 the dispatcher itself waits for each long poll
-        upstream.poll = _ended_in_time(upstream.poll)
+        run = _ended_with_the_server(run)
     marked = routing.listener_of(subscribers_of)
-    upstream.run = marked(upstream.run)
-    setattr(upstream, loop, marked(_repeated(getattr(upstream, loop))))
+    found = [
+        (upstream, "run", marked(run)),
+        (upstream, loop, marked(_repeated(getattr(upstream, loop)))),
+    ]
+    if hasattr(upstream, "poll"):  # before 16 the dispatcher itself waits for each long poll
+        found.append((upstream, "poll", _ended_in_time(upstream.poll)))
+    return found
 
 
 def _dispatcher_class(module: Any) -> Any:

@@ -12,7 +12,7 @@ connection's timeout, with an error, and just then the answer matters.
 import functools
 import json
 import urllib.parse
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import odoo.http
 
@@ -26,7 +26,7 @@ STATUS_LINES = {"pass": "200 OK", "fail": "503 Service Unavailable"}
 
 
 def missing() -> Optional[str]:
-    """What this Odoo lacks of what ``install`` needs, or None."""
+    """What this Odoo lacks of what ``patches`` needs, or None."""
     return None if _application() else "odoo.http.Application or Root"
 
 
@@ -35,8 +35,8 @@ def _application() -> Any:
     return getattr(odoo.http, "Application", None) or getattr(odoo.http, "Root", None)
 
 
-def install() -> None:
-    """Put the route in place."""
+def patches() -> List[Tuple[Any, str, Any]]:
+    """Odoo's WSGI application with the route."""
     application = _application()
     upstream = application.__call__
 
@@ -46,7 +46,7 @@ def install() -> None:
             return answer(environ, start_response)
         return upstream(self, environ, start_response)
 
-    application.__call__ = call
+    return [(application, "__call__", call)]
 
 
 def health() -> Dict[str, str]:

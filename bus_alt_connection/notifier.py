@@ -451,13 +451,13 @@ def of_process() -> Notifier:
 CRON_SECONDS = 70.0  # between two rounds of a cron worker, at most
 
 
-def install() -> None:
-    """Have prefork workers close their idle connection, see ``Notifier.worker_pauses``."""
+def patches() -> List[Tuple[Any, str, Any]]:
+    """Prefork workers that close their idle connection, see ``Notifier.worker_pauses``."""
     from odoo.service import server
 
     worker = getattr(server, "Worker", None)
     if not hasattr(worker, "check_limits") or not hasattr(server, "WorkerCron"):
-        return  # the thread does it
+        return []  # the thread does it
     check_limits = worker.check_limits
 
     @functools.wraps(check_limits)
@@ -467,4 +467,4 @@ def install() -> None:
         of_process().worker_pauses(CRON_SECONDS if cron else self.multi.beat)
         return check_limits(self)
 
-    worker.check_limits = check_limits_and_connection
+    return [(worker, "check_limits", check_limits_and_connection)]

@@ -41,8 +41,10 @@ def _install() -> None:
                 missing,
             )
             return
-    for part in PARTS:
-        part.install()
+    # All are made before the first is put in place: whatever raises meanwhile, none is.
+    patches = [patch for part in PARTS for patch in part.patches()]
+    for owner, name, replacement in patches:
+        setattr(owner, name, replacement)
     if queue_job.loaded():
         try:
             queue_job.install(settings)

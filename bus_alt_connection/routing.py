@@ -61,19 +61,17 @@ def listener_of(subscribers: Callable[[Any], Any]) -> Callable:
 
 
 def missing() -> Optional[str]:
-    """What this Odoo lacks of what ``install`` needs, or None."""
+    """What this Odoo lacks of what ``patches`` needs, or None."""
     for name in ("db_connect", "connection_info_for"):
         if not hasattr(odoo.sql_db, name):
             return f"odoo.sql_db.{name}"
     return None
 
 
-def install() -> None:
-    """Have ``db_connect`` give these cursors."""
+def patches() -> List[Tuple[Any, str, Any]]:
+    """``db_connect`` that gives these cursors, and what a kept connection needs."""
     upstream = odoo.sql_db.db_connect
     keep_notify = Settings.of_odoo().keep_notify
-    if keep_notify:
-        notifier.install()
 
     @functools.wraps(upstream)
     def db_connect(to: str, *args: Any, **kwargs: Any) -> Any:
@@ -82,7 +80,8 @@ def install() -> None:
             connection.cursor = functools.partial(_cursor, connection.cursor, keep_notify)
         return connection
 
-    odoo.sql_db.db_connect = db_connect
+    of_notifier = notifier.patches() if keep_notify else []
+    return [*of_notifier, (odoo.sql_db, "db_connect", db_connect)]
 
 
 def _cursor(own: Callable[..., Any], keep_notify: bool, *args: Any, **kwargs: Any) -> Any:

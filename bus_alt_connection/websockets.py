@@ -12,7 +12,7 @@ import contextlib
 import functools
 import json
 import logging
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 import psycopg2
 from psycopg2.pool import PoolError
@@ -27,19 +27,22 @@ def missing() -> Optional[str]:
     return None
 
 
-def install() -> None:
-    """Wrap upstream's serving loop, and how it serves a message."""
+def patches() -> List[Tuple[Any, str, Any]]:
+    """Upstream's serving loop, and how it serves a message, wrapped."""
     try:
         from odoo.addons.bus import websocket
     except ImportError:  # before series 16
-        return
+        return []
+    found: List[Tuple[Any, str, Any]] = []
     handler = getattr(websocket, "WebsocketConnectionHandler", None)
     serve_forever = getattr(getattr(handler, "_serve_forever", None), "__func__", None)
     if serve_forever is not None:
-        handler._serve_forever = classmethod(_ending(serve_forever))
+        found.append((handler, "_serve_forever", classmethod(_ending(serve_forever))))
     request = getattr(websocket, "WebsocketRequest", None)
     if hasattr(request, "serve_websocket_message"):
-        request.serve_websocket_message = _subscribing(request.serve_websocket_message)
+        serving = _subscribing(request.serve_websocket_message)
+        found.append((request, "serve_websocket_message", serving))
+    return found
 
 
 def _ending(serve_forever: Callable) -> Callable:

@@ -37,6 +37,20 @@ def test_it_has_moved(odoo, bus, postgres, facts, moved, named):
     assert "Traceback" not in server.log_text()
 
 
+def test_what_raises_while_it_is_loaded_leaves_all_as_it_was(odoo, bus, postgres):
+    """Half of it in place would be worse than none. It is met late, in the notifier's part."""
+    server = odoo(workers=2, pooled=False, load="base,web,bus_test_order", addons=[ADDONS],
+                  env={"BUS_TEST_ORDER": "bus_test_moved,bus_alt_connection", "BUS_TEST_MOVED": "check_limits"})
+    client, sender = bus(server)
+    server.wait_log("listen imbus")
+    sender.send_orm("its own")
+    assert client.next().payload == "its own"
+    assert not direct(postgres, server)
+    assert requests.get(f"{server.url}/bus_alt_connection/health", timeout=DEADLINE).status_code == 404
+    log = server.log_text()
+    assert log.count("Bus Alt Connection could not be loaded.") == log.count("RuntimeError: nobody looks at this") == 2
+
+
 def test_no_sources_are_to_be_had(odoo, bus, postgres):
     """As where all of Odoo is compiled: what it is like is seen all the same, also which cron listeners it has."""
     server = odoo(load="base,web,bus_test_order", addons=[ADDONS],

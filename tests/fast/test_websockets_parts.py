@@ -58,9 +58,14 @@ def upstream(monkeypatch):
     return module
 
 
+def install():
+    for owner, name, replacement in websockets.patches():
+        setattr(owner, name, replacement)
+
+
 @pytest.mark.parametrize("state, times", [(State.OPEN, 1), (State.CLOSED, 0)])
 def test_it_is_ended_once_and_the_error_stays(upstream, state, times):
-    websockets.install()
+    install()
     websocket = upstream.Websocket(state)
     with pytest.raises(RuntimeError, match="as it was"):
         upstream.WebsocketConnectionHandler._serve_forever(websocket, "db", None)
@@ -78,7 +83,7 @@ def test_it_is_ended_once_and_the_error_stays(upstream, state, times):
     (psycopg2.OperationalError("away"), b"\0", psycopg2.OperationalError),
 ])
 def test_which_errors_close_it(upstream, error, message, expected):
-    websockets.install()
+    install()
     upstream.fail = error
     with pytest.raises(expected) as raised:
         upstream.WebsocketRequest().serve_websocket_message(message)
@@ -88,10 +93,10 @@ def test_which_errors_close_it(upstream, error, message, expected):
 @pytest.mark.parametrize("name", ["WebsocketConnectionHandler", "WebsocketRequest", "Websocket"])
 def test_a_part_is_missing(upstream, name):
     delattr(upstream, name)
-    websockets.install()
+    install()
 
 
 def test_no_websockets(upstream, monkeypatch):
     monkeypatch.setitem(sys.modules, upstream.__name__, None)
     delattr(sys.modules["odoo.addons.bus"], "websocket")
-    websockets.install()
+    install()

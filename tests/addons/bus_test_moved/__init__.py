@@ -1,8 +1,8 @@
 """An Odoo that has changed: what BUS_TEST_MOVED names is not where Bus Alt Connection looks for it.
 
-The loop is renamed, for everyone. The others cannot be: Odoo itself asks for them by their names in many places, so
-they are hidden from Bus Alt Connection alone. The table of subscribers is each dispatcher's own, the others are a
-module's.
+The loop is renamed, for everyone, and reading a worker's `check_limits` from its class raises. The others cannot be:
+Odoo itself asks for them by their names in many places, so they are hidden from Bus Alt Connection alone. The table of
+subscribers is each dispatcher's own, the others are a module's.
 """
 import os
 import sys
@@ -41,11 +41,28 @@ def rename_loop():
     bus.ImDispatch.run = lambda self: self.listen_for_ever()
 
 
+class Raising:
+    """A method that works on an object and raises when it is read from the class."""
+
+    def __init__(self, method):
+        self.method = method
+
+    def __get__(self, worker, owner=None):
+        if worker is None:
+            raise RuntimeError("nobody looks at this")
+        return self.method.__get__(worker, owner)
+
+
+def raise_where_read():
+    odoo.service.server.Worker.check_limits = Raising(odoo.service.server.Worker.check_limits)
+
+
 MOVES = {
     "loop": rename_loop,
     "ImDispatch": lambda: hide(bus, "ImDispatch"),
     "db_connect": lambda: hide(odoo.sql_db, "db_connect"),
     "cron_thread": lambda: hide(odoo.service.server, "ThreadedServer"),
     "subscribers": hide_subscribers,
+    "check_limits": raise_where_read,
 }
 MOVES[os.environ["BUS_TEST_MOVED"]]()
