@@ -98,12 +98,13 @@ class Soak:
     A run of chosen faults: `soak.begin()`, `soak.strike(name)` for each, `soak.end()`.
     """
 
-    def __init__(self, stack, seed=None, workers=4, listeners=50, database="demo", rest=REST):
+    def __init__(self, stack, seed=None, workers=4, listeners=50, database="demo", rest=REST, without=()):
         self.stack, self.workers, self.listeners, self.database = stack, workers, listeners, database
-        self.rest = rest
+        self.rest, self.without = rest, set(without)
         self.seed = random.randrange(2**32) if seed is None else seed
         self.dice = random.Random(self.seed)
         self.faults, self.seconds, self.asked = [], 0.0, 0.0        # `asked`: minutes
+        self.memory = []    # [(seconds since the beginning, RSS in MiB of the process that serves the websockets)]
         self.before = self.after = self.idle_before = self.idle_after = None
         self.exits = contextlib.ExitStack()
 
@@ -311,6 +312,7 @@ class Soak:
     def kinds(self):
         names = [name.removeprefix("fault_") for name in dir(self) if name.startswith("fault_")]
         without = {"dropped"} if not self.island else set()
+        without |= {name for name in names if title(name) in self.without}
         if not self.workers:
             without.add("sender_killed_before_a_notify")        # it is the whole server
         if not self.listeners:
@@ -362,6 +364,7 @@ class Soak:
             wait_listening(self.stack.postgres, self.odoo, "bus", timeout=PATIENCE)
         longest = self.traffic.compare(self.traffic.rows(clock)).longest
         self.faults.append(Fault(title(name), began, back, longest))
+        self.memory.append((time.monotonic() - self.began, self.rss()))
         say(f"  {title(name)}: " + ("not back" if back is None else f"back after {back:.2f} s")
             + f", longest {longest[False]:.2f} s, on rare channels {longest[True]:.2f} s")
 
@@ -392,15 +395,17 @@ class Soak:
 
     def process(self):
         pid = self.odoo.evented_pid
-        status = Path(f"/proc/{pid}/status").read_text()
         serving = self.odoo.evented_port if self.workers else self.odoo.http_port
         fds, sockets = self.descriptors(pid)
         pairs, ended = sockets.count("pair"), sockets.count(None)
         tcp = [each for each in sockets if isinstance(each, tuple)]
         pooled = sum(remote == self.stack.pgbouncer.port for _, remote in tcp)
         clients = sum(local == serving and remote > 0 for local, remote in tcp)      # not the one that listens
-        return Process(int(status.split("VmRSS:")[1].split()[0]) / 1024,
-                       fds - pairs - pooled - clients - ended, pairs, pooled, clients, ended)
+        return Process(self.rss(), fds - pairs - pooled - clients - ended, pairs, pooled, clients, ended)
+
+    def rss(self):
+        status = Path(f"/proc/{self.odoo.evented_pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
     @staticmethod
     def descriptors(pid):
@@ -497,6 +502,9 @@ class Soak:
             ("rss_mib", "memory (RSS, MiB)"), ("fds", "file descriptors but those below"),
             ("pairs", "sockets in pairs, two a websocket"), ("ended", "sockets that were reset"),
             ("pooled", "connections to the pooler"), ("clients", "connections of clients"))]
+        # after the first fault of each eighth of the run: whether it still grows
+        memory = [next((each for each in self.memory if each[0] >= self.seconds * part / 8), self.memory[-1])
+                  for part in range(9)]
         total, jobs = self.total, self.traffic.jobs
         return [
             ("Notifications", ["sent", "received", "duplicated", "lost", "websockets opened again"],
@@ -509,6 +517,8 @@ class Soak:
             ("Faults", ["fault", "times", "back after: median (s)", "most (s)", "longest from commit to client (s)",
                         "the same on rare channels (s)", "which is"], faults),
             ("The process that serves the websockets", ["", "before", "after"], process),
+            ("Its memory over the run", ["", *(f"{at / 60:.0f} min" for at, _ in memory)],
+             [["RSS (MiB)", *(f"{mib:.0f}" for _, mib in memory)]]),
             ("CPU while nothing is sent", ["% of a core", "before", "after"],
              [[what, f"{used:.1f}", f"{self.idle_after[what]:.1f}"] for what, used in self.idle_before.items()]),
         ]
@@ -526,14 +536,19 @@ last client of a hot channel had something newer. Longest: of all that was commi
 that of the next. A call that failed and had committed nothing, as the database was away, is no error of the bus; Odoo
 logs out whose request finds no database, so that after some faults the senders have to log in first, which is in what
 it took until they were back."""
+NOTE_OF_POLLS = """A long poll goes on to its end, up to 50 s, also if its client has gone: those of the last faults are
+among the connections and in the CPU time of after the run."""
 
 
 def rst(soak):
     """The run as a document."""
-    lines = [*report.heading("A soak: faults at random, under load", "="),
-             f"Made by ``./dev soak --minutes {soak.asked:g} --seed {soak.seed} "
-             f"--series {soak.odoo.series[0]}``: Odoo {'.'.join(map(str, soak.odoo.series))}, {soak.workers} HTTP "
-             f"workers, {soak.listeners} more listeners that come and go.", "", NOTE, ""]
+    without = "".join(f' "{name}"' for name in sorted(soak.without))
+    polling = soak.traffic.account.session.facts.client == "LongPolling"
+    lines = [*report.heading(f"A soak on Odoo {soak.odoo.series[0]}: faults at random, under load", "="),
+             f"Made by ``./dev soak --minutes {soak.asked:g} --seed {soak.seed} --series {soak.odoo.series[0]}"
+             f"{' --without' + without if without else ''}``: Odoo {'.'.join(map(str, soak.odoo.series))}, "
+             f"{soak.workers} HTTP workers, {soak.listeners} more listeners that come and go.", "", NOTE, "",
+             *([NOTE_OF_POLLS, ""] if polling else [])]
     for name, head, rows in soak.tables():
         lines += [*report.heading(name, "-"), *report.list_table(head, rows)]
     return "\n".join(lines).rstrip() + "\n"
@@ -554,6 +569,8 @@ def main(args=None):
     parser.add_argument("--workers", type=int, default=4, help="HTTP workers (4); 0 is the threaded server")
     parser.add_argument("--listeners", type=int, default=50, help="more listeners that come and go (50)")
     parser.add_argument("--series", type=int, help="of Debian's Odoos (19, or 14)")
+    parser.add_argument("--without", nargs="+", default=[], choices=sorted(REASONS), metavar="FAULT",
+                        help="faults that are left out, by their names in the table")
     parser.add_argument("--output", type=Path, help="write the tables to this file, as reStructuredText")
     options = parser.parse_args(args)
     return exit_status("soak", lambda: run(options))
@@ -562,7 +579,7 @@ def main(args=None):
 def run(options):
     with Stack(groups=("odoo",), series=options.series) as stack:
         stack.database("demo")
-        with Soak(stack, options.seed, options.workers, options.listeners) as soak:
+        with Soak(stack, options.seed, options.workers, options.listeners, without=options.without) as soak:
             say(f"{options.minutes:g} minutes with seed {soak.seed}"
                 + ("" if soak.island else f"; no dropping path: {Island.why_not()}"))
             soak.run(options.minutes)
