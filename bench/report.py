@@ -33,6 +33,7 @@ class Figures:
     def __init__(self, results, made=""):
         """`made`: the day and the command."""
         self.values, self.units = {}, {}
+        self.ratios = {}    # of what an earlier run wrote: {(measure, metric, setup, case, to): number}
         self.made = {result.measure: made for result in results}
         for result in results:
             key = result.measure, result.metric, result.setup, result.case
@@ -57,6 +58,10 @@ class Figures:
                         values = [ends[0], *values * (count - 2), ends[1]]
                     before.values[row["measure"], row["metric"], row["setup"], row["case"]] = values
                     before.units[row["measure"], row["metric"]] = row["unit"]
+                    # as it was, for the file's own numbers are rounded
+                    self.ratios.update({(row["measure"], row["metric"], row["setup"], row["case"], to):
+                                        float(row[f"ratio to {to}"]) for to in ("direct", "floor")
+                                        if row[f"ratio to {to}"]})
                     self.made[row["measure"]] = row["made"]
         self.values, self.units = {**before.values, **self.values}, {**before.units, **self.units}
         return bool(before.values)
@@ -79,6 +84,8 @@ class Figures:
         """To another setup's median of the same case; to the floor's first of the measure, where it has not that."""
         if metric in PLAIN or setup == to:
             return None
+        if (measure, metric, setup, case, to) in self.ratios:
+            return self.ratios[measure, metric, setup, case, to]
         base = self.median(measure, metric, to, case)
         if base is None and to == "floor":
             cases = self.some(measure, metric, 3)
@@ -223,12 +230,19 @@ def glance(figures, folder):
     return simple_table(head, rows)
 
 
-def show(readme, lines):
-    """Write lines between the two comments that mark their place, where there is such a page."""
-    text = readme.read_text() if readme.exists() else ""
-    if BEGIN in text:
-        head, tail = text.split(BEGIN)[0], text.split(END)[1]
-        readme.write_text(head + BEGIN + "\n".join(["", *lines, END]) + tail)
+def show_glance(folder, figures=None):
+    """Write that table where its two marks are, in the README and in performance.rst, of those that are there.
+
+    `figures`: those of performance.csv, unless there are newer ones.
+    """
+    if figures is None:
+        figures = Figures([])
+        figures.keep(folder / "performance.csv", but=())
+    for page in (folder / "performance.rst", folder.resolve().parent / "README.rst"):
+        text = page.read_text() if page.exists() else ""
+        if BEGIN in text and figures.metrics("sending"):
+            head, tail = text.split(BEGIN)[0], text.split(END)[1]
+            page.write_text(head + BEGIN + "\n".join(["", *glance(figures, folder), END]) + tail)
 
 
 def heading(text, line):
@@ -264,8 +278,8 @@ def write(folder, figures, parts, versions, only=None):
              "straight to PostgreSQL (×) and to the bare script (floor ×). The setups took turns. Absolute figures are "
              "this machine's; the ratios are what carries over.", ""]
     if figures.metrics("sending"):
-        lines += [*heading("At a glance", "-"), *glance(figures, folder)]
-        show(folder.resolve().parent / "README.rst", glance(figures, folder))
+        # between the two marks, a line each
+        lines += [*heading("At a glance", "-"), *f"{BEGIN}{END}".splitlines(), ""]
     for measure, module in parts.items():
         if not figures.metrics(measure):
             continue
@@ -286,6 +300,7 @@ def write(folder, figures, parts, versions, only=None):
             paths += module.page(folder, figures)
     paths.append(folder / "performance.rst")
     paths[-1].write_text("\n".join(lines).rstrip() + "\n")
+    show_glance(folder, figures)
     return paths
 
 

@@ -80,6 +80,21 @@ def test_one_measure_anew(tmp_path):
     assert text.count("Measured on 2026-11-22 by ``./dev bench --only connections``.") == 1
 
 
+def test_a_bad_day_anew(tmp_path):
+    """The table at a glance has a column of it, and figures of the bench that stay as they are."""
+    docs, readme = tmp_path / "docs", tmp_path / "README.rst"
+    readme.write_text(f"{report.BEGIN}{report.END}")
+    report.write(docs, report.Figures([report.Result("sending", "p50", setup, "commit to client", "ms", value)
+                                       for setup, value in (("direct", 8), ("addon", 2))]
+                                      + [report.Result("sending", "p50", setup, "lost", "", 0)
+                                         for setup in ("direct", "addon")]), {}, {})
+    for back in (0.75, 0.25):
+        bad_day.write(docs, [bad_day.Outcome("terminated", "addon", back, back, 1, 0, 0, "")], {}, watch=8)
+        row, = re.findall("^this addon .*$", readme.read_text(), re.M)
+        assert row.split()[2:] == ["yes", f"{back:.2f}", "0.25"]
+        assert row in (docs / "performance.rst").read_text()
+
+
 @pytest.mark.timeout(600)
 def test_bad_day(stack, tmp_path):
     faults, names = [bad_day.terminated, bad_day.malformed, bad_day.pooler_between], ["published", "addon"]
