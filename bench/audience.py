@@ -12,7 +12,9 @@ TITLE = "One channel, many clients"
 NOTE = ("So many clients are subscribed to one channel, and every ten seconds it gets a message. Each client that is "
         "woken queries the table of notifications once, which is what the time is spent on; this addon looks at the "
         "table by itself as well, for rows of which nobody was notified, and must wake nobody who was. CPU is that of "
-        "the process that serves them, in all; a look at the table is counted by PostgreSQL, whoever looks.")
+        "the process that serves them, in all. The CPU of a message is what compares: until the last of thousands "
+        "has it more than ten seconds may pass, and then the share of a core is smaller the slower all is. A look "
+        "at the table is counted by PostgreSQL, whoever looks.")
 PLOTS = []
 NAMES = ["direct", "addon direct", "published", "addon"]    # two without a pooler, and two with one
 EVERY = 10          # seconds
