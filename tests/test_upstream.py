@@ -1,8 +1,8 @@
 """Upstream's own tests of the addon `bus`, run by Odoo's own runner with this addon loaded.
 
 Contract: straight to PostgreSQL all of them pass; through the pooler all but one, which LISTENs by itself in a thread
-that is no listener of Odoo's, on a pooled connection, and so fails there without this addon too. Nothing is taken for a
-pass that did not run: a run of fewer tests than upstream has written is a failure.
+that is no listener of Odoo's, on a pooled connection, and so fails there without this addon too (an early series 16 has
+no such test). Nothing is taken for a pass that did not run: a run of fewer tests than upstream wrote is a failure.
 """
 import ast
 import re
@@ -36,9 +36,9 @@ class Report:
                 f"skipped: {self.skipped}")
 
 
-def written(odoo):
+def written(source):
     """The tests that stand in upstream's source: {"Class.test"}, without those that another Odoo's class inherits."""
-    code = Path(odoo.source.env["PYTHONPATH"])
+    code = Path(source.env["PYTHONPATH"])
     folder = next(path for path in (code / "odoo/addons/bus/tests", code / "addons/bus/tests") if path.is_dir())
     return {f"{node.name}.{method.name}" for path in folder.glob("test_*.py")
             for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
@@ -48,6 +48,12 @@ def written(odoo):
 @pytest.fixture(scope="module")
 def database(stack):
     return stack.database("upstream")
+
+
+@pytest.fixture
+def listens_by_itself(stack):
+    """The tests of this Odoo that fail through a pooler."""
+    return [name for name in LISTENS_BY_ITSELF if name in written(stack.machine.odoo)]
 
 
 def run(stack, database, pooled, load, name, tags="/bus"):
@@ -67,7 +73,7 @@ def run(stack, database, pooled, load, name, tags="/bus"):
     print(f"{name}: {report}")
     loaded = "The listeners of the bus and of cron connect to" in report.log
     assert loaded == (load == WITH)
-    return report, written(odoo)
+    return report, written(odoo.source)
 
 
 def test_straight_to_postgresql(stack, database):
@@ -76,14 +82,16 @@ def test_straight_to_postgresql(stack, database):
     assert wanted - report.started == set()
 
 
-def test_through_the_pooler(stack, database):
+def test_through_the_pooler(stack, database, listens_by_itself):
     report, wanted = run(stack, database, pooled=True, load=WITH, name="pooled")
-    assert report.failed == LISTENS_BY_ITSELF, str(report)
-    assert report.failures + report.errors == 1
+    assert report.failed == listens_by_itself, str(report)
+    assert report.failures + report.errors == len(listens_by_itself)
     assert wanted - report.started == set()
 
 
-def test_what_fails_fails_without_the_addon_too(stack, database):
-    tags = ",".join("/bus:" + name for name in LISTENS_BY_ITSELF)
+def test_what_fails_fails_without_the_addon_too(stack, database, listens_by_itself):
+    if not listens_by_itself:
+        pytest.skip("this Odoo has no test that fails through a pooler")
+    tags = ",".join("/bus:" + name for name in listens_by_itself)
     report, _ = run(stack, database, pooled=True, load=WITHOUT, name="pooled-without", tags=tags)
-    assert report.failed == LISTENS_BY_ITSELF, str(report)
+    assert report.failed == listens_by_itself, str(report)
