@@ -101,12 +101,14 @@ def received(connection, payload, timeout=60):
 
 @contextlib.contextmanager
 def listening(channel, listeners):
-    """A cursor that LISTENs, begun as upstream begins; PostgreSQL has its backend when the block begins."""
+    """A cursor that LISTENs, begun as upstream begins; it is listening when the block begins."""
     before = set(listeners())     # one that ended a moment ago may be among them
     with odoo.sql_db.db_connect(SYSTEM).cursor() as cr:
         cr.execute("LISTEN " + channel)
         cr.commit()
         wait_until(lambda: set(listeners()) - before, "a listener connects directly")
+        # PostgreSQL has its backend before that LISTENs
+        wait_until(lambda: cr._listener.state.phase == "listening", "it listens")
         yield cr
 
 
@@ -329,7 +331,8 @@ def test_nothing_leaks_after_close(addon, subscribers, listeners, notify):
     with addon.routing.listening_for(subscribers()):
         with listening("inside", listeners):    # what is made once, by Odoo's pool or an import, is made now
             notify("inside", "before")
-        wait_until(lambda: not listeners() and not threads(), "the first one ends")
+        # also the thread that keeps the connection of an earlier test's NOTIFY, for a minute
+        wait_until(lambda: not listeners() and not threads(), lambda: f"threads that stay: {threads()}", timeout=120)
         before = descriptors()
         for turn in range(CYCLES):
             with listening("inside", listeners) as cr:

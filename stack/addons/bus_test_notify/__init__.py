@@ -3,6 +3,7 @@
 Its process says that it is there by a file `committed-<its id>`, and goes on when `hold` is gone: stack/hold.py.
 BUS_TEST_IDLE, in seconds, is how long the connection of the sending half may be idle.
 """
+import contextlib
 import functools
 import os
 import time
@@ -19,7 +20,8 @@ def wait_while_held():
     here.touch()
     while (folder / "hold").exists():
         time.sleep(0.005)
-    here.unlink(missing_ok=True)        # another thread's, too
+    with contextlib.suppress(FileNotFoundError):    # another thread's, too
+        here.unlink()
 
 
 def held(send):
