@@ -27,6 +27,8 @@ FACTS = {
     "runs_again": {12: {"numbercall": -1}, 18: {}},     # what a job of cron needs to run more than once
     # the cron thread queries PostgreSQL outside of any job; before, it looks at the databases that are loaded
     "cron_thread_queries": {12: False, 19: True},
+    # a client that looks at the table takes so many queries: before 17 it searches, then reads
+    "queries_a_look": {12: 2, 17: 1},
     # the dispatcher's class, and what of it the seam needs
     "dispatcher": {12: "odoo.addons.bus.models.bus.ImDispatch", 20: "odoo.addons.bus.bus_dispatcher.BusDispatcher"},
     "loop": {12: "loop", 20: "_listener_loop"},

@@ -17,7 +17,7 @@ from test_metrics import scrape, wait_metric
 
 from stack.listeners import direct, wait_listening
 from stack.process import DEADLINE, free_port, wait_until
-from stack.state import ROUTE, wait_healthy
+from stack.state import ROUTE, health, wait_healthy
 
 BEAT = 1            # seconds
 SCRAPE = 10         # seconds, after which Prometheus gives up
@@ -106,7 +106,8 @@ def test_the_evented_process_does_not_wait(watched, bus, postgres, pgbouncer):
     """While the pooled path hangs, whoever asks for the cluster waits, and nobody else."""
     server = watched()
     bus(server)
-    wait_healthy(server)
+    # not only healthy, which it also is before the first client has made it listen
+    wait_until(lambda: health(server)[1]["state"] == "listening", DEADLINE, lambda: health(server))
     pgbouncer.command("PAUSE postgres")
     try:
         answers, began = [], time.monotonic()
