@@ -238,11 +238,13 @@ def show_glance(folder, figures=None):
     if figures is None:
         figures = Figures([])
         figures.keep(folder / "performance.csv", but=())
+    if not figures.metrics("sending"):
+        return
+    lines = "\n".join(["", *glance(figures, folder), END])
     for page in (folder / "performance.rst", folder.resolve().parent / "README.rst"):
         text = page.read_text() if page.exists() else ""
-        if BEGIN in text and figures.metrics("sending"):
-            head, tail = text.split(BEGIN)[0], text.split(END)[1]
-            page.write_text(head + BEGIN + "\n".join(["", *glance(figures, folder), END]) + tail)
+        if BEGIN in text:
+            page.write_text(text.split(BEGIN)[0] + BEGIN + lines + text.split(END)[1])
 
 
 def heading(text, line):
@@ -278,8 +280,7 @@ def write(folder, figures, parts, versions, only=None):
              "straight to PostgreSQL (×) and to the bare script (floor ×). The setups took turns. Absolute figures are "
              "this machine's; the ratios are what carries over.", ""]
     if figures.metrics("sending"):
-        # between the two marks, a line each
-        lines += [*heading("At a glance", "-"), *f"{BEGIN}{END}".splitlines(), ""]
+        lines += [*heading("At a glance", "-"), BEGIN + END]      # it is put between them below
     for measure, module in parts.items():
         if not figures.metrics(measure):
             continue

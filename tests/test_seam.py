@@ -12,6 +12,22 @@ from stack.process import DEADLINE, wait_until
 ADDONS = Path(__file__).parent / "addons"
 
 
+@pytest.fixture
+def keeps_its_own_bus(odoo, bus, postgres):
+    """Start an Odoo that has changed: its own bus works, and nothing of this addon listens."""
+    def start(moved):
+        # straight to PostgreSQL, where the bus of Odoo itself works
+        server = odoo(workers=2, pooled=False, load="base,web,bus_test_order", addons=[ADDONS],
+                      env={"BUS_TEST_ORDER": "bus_test_moved,bus_alt_connection", "BUS_TEST_MOVED": moved})
+        client, sender = bus(server)
+        server.wait_log("listen imbus")
+        sender.send_orm("its own")
+        assert client.next().payload == "its own"
+        assert not direct(postgres, server)
+        return server
+    return start
+
+
 @pytest.mark.parametrize("moved, named", [
     ("loop", "ImDispatch.loop"),
     ("ImDispatch", "bus.models.bus.ImDispatch"),
@@ -19,15 +35,8 @@ ADDONS = Path(__file__).parent / "addons"
     ("cron_thread", "ThreadedServer.cron_thread"),
     ("subscribers", "table of subscribers in the bus dispatcher"),
 ])
-def test_it_has_moved(odoo, bus, postgres, facts, moved, named):
-    # straight to PostgreSQL, where the bus of Odoo itself works
-    server = odoo(workers=2, pooled=False, load="base,web,bus_test_order", addons=[ADDONS],
-                  env={"BUS_TEST_ORDER": "bus_test_moved,bus_alt_connection", "BUS_TEST_MOVED": moved})
-    client, sender = bus(server)
-    server.wait_log("listen imbus")
-    sender.send_orm("its own")
-    assert client.next().payload == "its own"
-    assert not direct(postgres, server)
+def test_it_has_moved(keeps_its_own_bus, facts, moved, named):
+    server = keeps_its_own_bus(moved)
     # each process of the server loads the addon: one line each, and it is the same one
     lines = re.findall(r" (\d+) ERROR (.*)$", server.log_text(), re.M)
     assert len({pid for pid, _ in lines}) == len(lines) == 2, lines
@@ -37,15 +46,9 @@ def test_it_has_moved(odoo, bus, postgres, facts, moved, named):
     assert "Traceback" not in server.log_text()
 
 
-def test_what_raises_while_it_is_loaded_leaves_all_as_it_was(odoo, bus, postgres):
+def test_what_raises_while_it_is_loaded_leaves_all_as_it_was(keeps_its_own_bus):
     """Half of it in place would be worse than none. It is met late, in the notifier's part."""
-    server = odoo(workers=2, pooled=False, load="base,web,bus_test_order", addons=[ADDONS],
-                  env={"BUS_TEST_ORDER": "bus_test_moved,bus_alt_connection", "BUS_TEST_MOVED": "check_limits"})
-    client, sender = bus(server)
-    server.wait_log("listen imbus")
-    sender.send_orm("its own")
-    assert client.next().payload == "its own"
-    assert not direct(postgres, server)
+    server = keeps_its_own_bus("check_limits")
     assert requests.get(f"{server.url}/bus_alt_connection/health", timeout=DEADLINE).status_code == 404
     log = server.log_text()
     assert log.count("Bus Alt Connection could not be loaded.") == log.count("RuntimeError: nobody looks at this") == 2
