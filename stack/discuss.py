@@ -2,7 +2,8 @@
 
 Contract: `talk(stack, odoo, browser)` opens a new channel for both, on pages that are loaded once. `exchange` types a
 message in each of them, and fails unless it stands in the other one in time. `seconds` has the times from pressing
-Enter until then, in both directions; `shots` what both pages showed at the end of each exchange.
+Enter until then, in both directions; `shots` what both pages showed at the end of each exchange. `gateway` is the
+address that both pages use.
 """
 import contextlib
 import secrets
@@ -64,8 +65,8 @@ class Person:
 
 
 class Talk:
-    def __init__(self, people):
-        self.people = people
+    def __init__(self, people, gateway):
+        self.people, self.gateway = people, gateway
         self.seconds, self.shots = {}, {}       # stage -> one for each speaker; stage -> PNG of each person's page
 
     def exchange(self, stage, within):
@@ -116,7 +117,7 @@ def talk(stack, odoo, opened, size=(1000, 600)):
         try:
             for name, session in {"Ada": admin, "Ben": Session(odoo, DATABASE, login, password)}.items():
                 people.append(Person(name, session, opened, gateway, path, size))
-            found = Talk(people)
+            found = Talk(people, gateway)
             # who has just subscribed may ask by itself once: what follows was pushed
             found.exchange("here", within=SUBSCRIBED)
             yield found
