@@ -42,7 +42,7 @@ def check_once_a_minute(pattern, log, least=1):
 
 def backends_of(postgres, pids):
     """The backends whose client is one of these processes of this machine, asked of the kernel."""
-    ports = client_ports(pids)
+    ports = client_ports(pids, postgres.port)
     return postgres.query(
         "SELECT pid, application_name, query FROM pg_stat_activity WHERE client_port = ANY(%s)", [list(ports)])
 
@@ -58,8 +58,12 @@ def keepalive_in(local_ports, remote_ports):
     return min(found)
 
 
-def client_ports(pids):
-    """The local ports of the TCP connections that processes hold."""
+def client_ports(pids, server_port):
+    """The local ports of the TCP connections that processes hold to a server of this machine.
+
+    Only together are the two ports the name of a connection: the kernel gives a local port to several at the same time
+    if they lead to different servers.
+    """
     inodes = set()
     for pid in pids:
         for link in Path(f"/proc/{pid}/fd").iterdir():
@@ -71,7 +75,7 @@ def client_ports(pids):
                 inodes.add(target[8:-1])
     ports = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        parts = line.split()
-        if parts[9] in inodes:
-            ports.add(int(parts[1].split(":")[1], 16))
+        _, local, remote, *_, inode = line.split()[:10]
+        if inode in inodes and int(remote.split(":")[1], 16) == server_port:
+            ports.add(int(local.split(":")[1], 16))
     return ports

@@ -2,6 +2,7 @@
 
 Takes 3 min.
 """
+import contextlib
 import os
 import socket
 
@@ -42,7 +43,7 @@ def test_postgresql_asks_whether_the_listener_is_there(serving, bus, postgres):
     wait_until(lambda: asked_in() <= 5, DEADLINE, lambda: f"it is asked in {asked_in()} s")
 
 
-def test_only_the_listeners_go_directly(serving, bus, postgres, facts):
+def test_only_the_listeners_go_directly(serving, bus, postgres, pgbouncer, facts):
     client, sender = bus(serving)
     sender.send_orm("once")
     assert client.next()
@@ -57,7 +58,7 @@ def test_only_the_listeners_go_directly(serving, bus, postgres, facts):
         listening = {int(name.rsplit(" ", 1)[1]) for _, name, _, _ in direct(postgres, serving)}
         others = set(children(serving.pid)) - listening
         assert len(others) == serving.workers + 1 - crons
-        assert client_ports(others)
+        assert client_ports(others, pgbouncer.port)
         assert not backends_of(postgres, others)
 
 
@@ -193,14 +194,14 @@ def test_idle_sessions_are_not_dropped(stack, odoo, bus, postgres):
         postgres.query("ALTER ROLE odoo RESET idle_session_timeout")
 
 
-def test_client_ports_sees_this_process(postgres):
-    """The check above can fail: a connection of this process is found by it."""
-    connection = postgres.connect()
-    try:
-        assert client_ports([os.getpid()])
-        assert backends_of(postgres, [os.getpid()])
-    finally:
-        connection.close()
+def test_client_ports_sees_this_process(postgres, pgbouncer):
+    """The check above can fail: a connection of this process is found by it, and none that leads elsewhere."""
+    with contextlib.closing(postgres.connect()) as connection:
+        (own,), = postgres.query("SELECT client_port FROM pg_stat_activity WHERE pid = %s",
+                                 [connection.info.backend_pid])
+        assert own in client_ports([os.getpid()], postgres.port)
+        assert own not in client_ports([os.getpid()], pgbouncer.port)
+        assert connection.info.backend_pid in {pid for pid, *_ in backends_of(postgres, [os.getpid()])}
 
 
 @pytest.mark.parametrize("way", ["tcp", "socket"])

@@ -54,10 +54,10 @@ def kept(pgbouncer, server, proxy=None):
     if proxy:
         ports = {client.getpeername()[1]: ports[upstream.getsockname()[1]] for client, upstream in list(proxy.pairs)
                  if upstream.getsockname()[1] in ports}
-    found = {}
+    found, server_port = {}, (proxy or pgbouncer).port
     for pid in [server.pid, *children(server.pid)]:
         with contextlib.suppress(FileNotFoundError):    # a process that ended meanwhile
-            found.update({ports[port]: pid for port in client_ports([pid]) if port in ports})
+            found.update({ports[port]: pid for port in client_ports([pid], server_port) if port in ports})
     return found
 
 

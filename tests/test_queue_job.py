@@ -112,7 +112,7 @@ def test_one_with_an_address_of_its_own(stack, odoo, facts, queue_job):
     server.wait_log("queue job runner ready for db more_jobs")
 
     def asks_in():
-        return keepalive_in(client_ports([server.pid]), [stack.pgbouncer.port])
+        return keepalive_in(client_ports([server.pid], stack.pgbouncer.port), [stack.pgbouncer.port])
     wait_until(lambda: asks_in() <= 5, DEADLINE, lambda: f"it asks in {asks_in()} s")
 
 
