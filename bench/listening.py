@@ -40,10 +40,10 @@ class Subscribers:
         return "pg_notify"
 
     @staticmethod
-    def accept(payload):
+    def accept(arrived):
         """It concerns nobody here."""
         from odoo.addons.bus_alt_connection import payloads
-        return payloads.accept(payload, {}, True)
+        return payloads.accept(arrived, {}, True)
 
     @staticmethod
     def databases():

@@ -61,8 +61,8 @@ def measured(number):
     def least(function):
         return min(timeit.repeat(function, number=number, repeat=REPEATED)) / number
     found = {"json.loads of a payload": least(lambda: json.loads(FOREIGN)),
-             "to accept a foreign payload": least(lambda: accept(FOREIGN, subscribed, False)),
-             "to accept one of its own": least(lambda: accept(OWN, subscribed, False)),
+             "to accept a foreign payload": least(lambda: accept([FOREIGN], subscribed, False)),
+             "to accept one of its own": least(lambda: accept([OWN], subscribed, False)),
              "to hand it to Odoo's loop": least(passed_on),
              "to wait for the next": min(waits(number) for _ in range(REPEATED)) / number}
     connection.close()

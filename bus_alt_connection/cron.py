@@ -83,9 +83,9 @@ class Subscribers:
         return getattr(ir_cron, "ODOO_NOTIFY_FUNCTION", None) or "pg_notify"
 
     @staticmethod
-    def accept(payload: str) -> payloads.Accepted:
+    def accept(arrived: List[str]) -> payloads.Accepted:
         """Everything concerns the loop."""
-        return payloads.Accepted(payload, [], False)
+        return payloads.Accepted(arrived, [], [])
 
 
 def _databases() -> List[str]:

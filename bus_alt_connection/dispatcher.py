@@ -188,9 +188,9 @@ class Subscribers:
         # In 15 and 16 it is None where the environment names none, and before there is none.
         return getattr(find()[0], "ODOO_NOTIFY_FUNCTION", None) or "pg_notify"
 
-    def accept(self, payload: str) -> payloads.Accepted:
-        """What upstream's loop is to see of a payload, and which channels it names."""
-        return payloads.accept(payload, self._by_channel(), self._series.nested)
+    def accept(self, arrived: List[str]) -> payloads.Accepted:
+        """What upstream's loop is to see of these payloads, and which channels they name."""
+        return payloads.accept(arrived, self._by_channel(), self._series.nested)
 
     def databases(self) -> List[str]:
         """The databases that have a subscriber here."""

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import weakref
-from typing import Any, Awaitable, Dict, Hashable, List, Optional
+from typing import Any, Awaitable, Dict, List, Optional
 
 from . import endpoints, errors, state
 from .backoff import Backoff, Throttle
@@ -212,28 +212,27 @@ class Listener(threading.Thread):
         """Pass on a round of notifications of channels that upstream listens to."""
         self.received += len(notifications)
         self.last_received = time.time()
-        accept, deliver = self.subscribers.accept, self.loop_connection.deliver
-        heard: Dict[Hashable, None] = {}
+        by_channel: Dict[str, List[str]] = {}
         for notification in notifications:
-            payload, keys, malformed = accept(notification.payload)
-            if payload is not None:
-                deliver(notification.channel, payload)
-            if keys:
-                heard.update(dict.fromkeys(keys))
-            if malformed:
-                self._report_malformed(notification)
-        self.recovery.heard(heard)
+            by_channel.setdefault(notification.channel, []).append(notification.payload)
+        for channel, arrived in by_channel.items():
+            accepted = self.subscribers.accept(arrived)
+            for payload in accepted.payloads:
+                self.loop_connection.deliver(channel, payload)
+            self.recovery.heard(accepted.keys)
+            if accepted.malformed:
+                self._report_malformed(channel, accepted.malformed)
 
-    def _report_malformed(self, notification: Any) -> None:
-        self.malformed += 1
+    def _report_malformed(self, channel: str, payloads: List[str]) -> None:
+        self.malformed += len(payloads)
         if self._throttle.due("malformed"):
             count, self._malformed_logged = self.malformed - self._malformed_logged, self.malformed
             _logger.warning(
                 "Ignored %d malformed notification(s) on %s since the last such line, the latest:"
                 " %.80s. A role that may connect to the database sends them; the bus goes on.",
                 count,
-                notification.channel,
-                ascii(notification.payload[:80]),
+                channel,
+                ascii(payloads[-1][:80]),
             )
 
     # -- verify, catch up, watch --------------------------------------------------------------

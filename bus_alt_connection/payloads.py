@@ -1,5 +1,5 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""What a payload on ``imbus`` means: which of its channels have a subscriber here.
+"""What payloads on ``imbus`` mean: which of their channels have a subscriber here.
 
 Contract: what is not understood is passed on. Only what is known to stop upstream's loop is left
 out: text that is not JSON, or not for upstream's parser, a value that cannot be iterated, a channel
@@ -8,24 +8,20 @@ that cannot be a key.
 
 import functools
 import json
-from typing import Any, Callable, Container, Hashable, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Container, Dict, Hashable, Iterable, List, NamedTuple, Optional
 
 # The parser without what Python puts around it, which takes three times as long as a payload does.
 _scan = json.JSONDecoder().scan_once
 
 
 class Accepted(NamedTuple):
-    payload: Optional[str]  # for upstream's loop; None if nothing of it concerns it
-    keys: Sequence[Hashable]  # the subscribed channels that it names
-    malformed: bool  # whether something was left out
+    payloads: Iterable[str]  # for upstream's loop, each once
+    keys: List[Hashable]  # the subscribed channels in them
+    malformed: List[str]  # those of which something was left out
 
 
-FOREIGN = Accepted(None, (), False)  # nothing of it concerns this process
-REFUSED = Accepted(None, (), True)  # all of it is left out
-
-
-def accept(payload: str, subscribed: Container, nested: bool) -> Accepted:
-    """What upstream's loop is to see of a payload.
+def accept(payloads: Iterable[str], subscribed: Container, nested: bool) -> Accepted:
+    """What upstream's loop is to see of the payloads that arrived together.
 
     A server with a thousand databases notifies them all; what nobody here has subscribed to costs
     one parsing and no turn of the loop.
@@ -33,31 +29,43 @@ def accept(payload: str, subscribed: Container, nested: bool) -> Accepted:
     :param subscribed: the channels that have a subscriber, as ``key`` makes them
     :param nested: whether upstream makes keys of lists in lists
     """
-    try:
-        channels = _parsed(payload)
-    except (ValueError, RecursionError):
-        return REFUSED
-    if not isinstance(channels, list):
-        # The loop iterates whatever it finds.
-        readable = isinstance(channels, (dict, str)) and _readable(payload)
-        return Accepted(payload, (), False) if readable else REFUSED
-    passed, keys, malformed = [], [], False
-    for channel in channels:
+    passed: Dict[str, None] = {}
+    keys: Dict[Hashable, None] = {}
+    malformed: List[str] = []
+    for payload in payloads:
+        if payload in passed:
+            continue
         try:
-            found = key(channel, nested)
-            if found in subscribed:
-                keys.append(found)
-            elif known(channel):
-                continue
-            passed.append(found)
-        except (TypeError, RecursionError):
-            malformed = True
-    if not passed:
-        return Accepted(None, keys, True) if malformed else FOREIGN
-    if len(passed) < len(channels):
-        payload = _text(tuple(passed))
-    # If it is not, nobody of these is woken: none may count as notified.
-    return Accepted(payload, keys, malformed) if _readable(payload) else REFUSED
+            channels = _parsed(payload)
+        except (ValueError, RecursionError):
+            malformed.append(payload)
+            continue
+        if not isinstance(channels, list):
+            # The loop iterates whatever it finds.
+            if isinstance(channels, (dict, str)) and _readable(payload):
+                passed[payload] = None
+            else:
+                malformed.append(payload)
+            continue
+        wanted, complete = [], True
+        for channel in channels:
+            try:
+                # as `key` does, but for its call
+                found = tuple(channel) if type(channel) is list and not nested else key(channel)
+                if found in subscribed or not known(channel):
+                    wanted.append(found)
+            except (TypeError, RecursionError):
+                complete = False
+        text = payload if len(wanted) == len(channels) else _text(tuple(wanted))
+        if wanted and text not in passed:
+            if _readable(text):
+                passed[text] = None
+                keys.update(dict.fromkeys(wanted))
+            else:
+                complete = False  # nobody of these is woken: none may count as notified
+        if not complete:
+            malformed.append(payload)
+    return Accepted(passed, [each for each in keys if each in subscribed], malformed)
 
 
 def _parsed(payload: str) -> Any:
@@ -96,7 +104,7 @@ def upstreams_parser() -> Optional[Callable[[str], Any]]:
     return None if getattr(orjson, "json", None) is json else orjson.loads
 
 
-# On a channel that is busy the same is left of many payloads.
+# On a busy channel the same is left of many payloads.
 @functools.lru_cache(maxsize=256)
 def _text(channels: tuple) -> str:
     return json.dumps(channels)
