@@ -21,7 +21,8 @@ def run(stack, measure, quick):
                     with lab.only(name):
                         yield from foreign(lab, measure, name, rate, rate * seconds)
             for case, clients in {"one hot channel": 1, "a burst on 50 channels": 50}.items():
-                for name in names:
+                # who comes later finds more rows in the table
+                for name in names if quick else [*names, *reversed(names)]:
                     with lab.only(name):
                         yield from own(lab, measure, name, case, clients, number)
 

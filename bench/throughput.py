@@ -10,9 +10,8 @@ NOTE = ("Sent by a script that keeps its connections. Rows are inserted and noti
         "a hundred NOTIFYs a transaction. Hot: one client, all on its channel. Distinct: 50 clients, each with a "
         "channel of its own. It ends when the last row is with its client. Foreign: NOTIFYs that name only other "
         "databases of the same cluster, of which there are so many, a millisecond apart; the process wakes for "
-        "nothing. CPU is that of the process that serves websockets. This addon parses each notification, to pass on "
-        "only what concerns someone here, and what it passes on is parsed again by Odoo's own loop: seen where nothing "
-        "else costs, as on the one hot channel.")
+        "nothing. CPU is that of the process that serves websockets. This addon parses each notification that it has "
+        "not just had; what is left of those that arrive together reaches Odoo's own loop once.")
 PLOTS = ["rate", "CPU"]
 BATCH = 100
 FOREIGN = [1, 10, 100, 1000]

@@ -208,14 +208,11 @@ class Listener(threading.Thread):
         except ConnectionLost:
             pass  # its end ends the LISTEN, or the pooler's server connection will
 
-    def _arrived(self, notifications: List[Any]) -> None:
-        """Pass on a round of notifications of channels that upstream listens to."""
-        self.received += len(notifications)
+    def _arrived(self, payloads: Dict[str, List[str]]) -> None:
+        """Pass on what arrived together on the channels that upstream listens to."""
         self.last_received = time.time()
-        by_channel: Dict[str, List[str]] = {}
-        for notification in notifications:
-            by_channel.setdefault(notification.channel, []).append(notification.payload)
-        for channel, arrived in by_channel.items():
+        for channel, arrived in payloads.items():
+            self.received += len(arrived)
             accepted = self.subscribers.accept(arrived)
             for payload in accepted.payloads:
                 self.loop_connection.deliver(channel, payload)

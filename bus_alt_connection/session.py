@@ -92,7 +92,7 @@ class Session:
         self.private = channels[0]
         self._token = ""
         self._proof = Signal()
-        self._arrived: Callable[[List[Any]], None] = lambda notifications: None
+        self._arrived: Callable[[Dict[str, List[str]]], None] = lambda payloads: None
         self._beating = False  # a heartbeat has no answer yet
         self._read_at = 0.0
         self._ended: Optional[Exception] = None
@@ -140,11 +140,11 @@ class Session:
         self._pid = (await self._connection.query(listen + "SELECT pg_backend_pid()"))[0][0]
         self.endpoint += " (through a pooler)" if self.pooler else f" (backend pid {pid})"
 
-    async def serve(self, tasks: Tasks, arrived: Callable[[List[Any]], None]) -> None:
+    async def serve(self, tasks: Tasks, arrived: Callable[[Dict[str, List[str]]], None]) -> None:
         """Pass on what arrives, and see that heartbeats are answered.
 
         :param tasks: runs this
-        :param arrived: called with the psycopg2 ``Notify`` of a round, but those of the private channel
+        :param arrived: called with what arrived together: {channel: payloads}, but the private one
         :raises ConnectionLost: once the connection is lost, or is rejected
         """
         every = self._settings.heartbeat_seconds
@@ -192,18 +192,16 @@ class Session:
             if self._beating and not self._connection.executing:
                 self._beating = False
                 self._changed.set()
-            others = [each for each in notifications if each.channel != self.private]
-            if len(others) < len(notifications):
-                self._check_proof(notifications)
-            if others:
-                self._arrived(others)
+            payloads: Dict[str, List[str]] = {}
+            for notification in notifications:
+                payloads.setdefault(notification.channel, []).append(notification.payload)
+            if self._token in payloads.pop(self.private, ()):
+                self._token = ""
+                self._proof.set()
+            if payloads:
+                self._arrived(payloads)
         except Exception as exc:  # any: whoever calls this, it is `serve` that fails
             self.reject(exc)
-
-    def _check_proof(self, notifications: List[Any]) -> None:
-        if any(each.channel == self.private and each.payload == self._token for each in notifications):
-            self._token = ""
-            self._proof.set()
 
     def _check_channels(self) -> None:
         standing = {channel for channel, in self._connection.result()}
