@@ -111,7 +111,7 @@ class Figures:
         if len(values) > 1 and metric not in PLAIN and not isinstance(value, str):
             text += f" ({number(min(values))}–{number(max(values))})"
         ratios = [(mark, self.ratio(*key, to=to)) for mark, to in (("×", "direct"), ("floor ×", "floor"))]
-        return ", ".join([text, *(f"{mark}{ratio:.2f}" for mark, ratio in ratios if ratio is not None)])
+        return ", ".join([text, *(f"{mark}{times(ratio)}" for mark, ratio in ratios if ratio is not None)])
 
 
 def number(value):
@@ -121,6 +121,11 @@ def number(value):
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.4f}"
+
+
+def times(ratio):
+    """With two decimals, and no more digits than the file keeps of it."""
+    return f"{ratio:.2f}" if ratio < 10 else number(ratio)
 
 
 def plain(text):
@@ -195,7 +200,7 @@ def aims(figures, measure, wanted):
     for aim in wanted:
         ratio = figures.ratio(measure, aim.metric, aim.setup, aim.case, aim.to)
         if ratio is not None:
-            rows.append([f"{aim.metric}, {aim.case}", title(aim.setup), title(aim.to), f"{ratio:.2f}",
+            rows.append([f"{aim.metric}, {aim.case}", title(aim.setup), title(aim.to), times(ratio),
                          f"{aim.bound} {aim.value:g}"])
     return list_table(["ratio", "of", "to", "measured", "aim"], rows) if rows else []
 
@@ -225,7 +230,7 @@ def glance(figures, folder):
             case = figures.some(measure, metric, 3)[which]
             value = (figures.ratio(measure, metric, setup, case, "direct") if "×" in label and setup != "direct" else
                      1.0 if "×" in label else figures.median(measure, metric, setup, case))
-            row.append("–" if value is None else f"{value:.2f}" if "×" in label else number(value))
+            row.append("–" if value is None else times(value) if "×" in label else number(value))
         rows.append(row)
     return simple_table(head, rows)
 

@@ -18,6 +18,7 @@ from collections import Counter, namedtuple
 from pathlib import Path
 
 import psycopg2
+import requests
 
 from stack import ADDON, Postgres, Stack, StackError, say
 from stack.client import OdooError, Sender, Session
@@ -82,12 +83,15 @@ REASONS = {
 
 
 def persist(call):
-    """Odoo's workers may keep connections to a database of that name that was dropped; each costs a request."""
+    """Odoo's workers may keep connections to a database of that name that was dropped; each costs a request.
+
+    Before series 16 the answer to a log-in is then an error of HTTP.
+    """
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return call()
-        except OdooError:
+        except (OdooError, requests.HTTPError):
             if time.monotonic() > deadline:
                 raise
 

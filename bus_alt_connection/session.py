@@ -79,7 +79,7 @@ class Session:
     LIMIT = 0.8
     # Between rounds of what arrives, where they follow so closely: a cluster with a thousand
     # notifications a second would wake this process as often.
-    PAUSE_SECONDS = 0.002
+    PAUSE_SECONDS = 0.005
 
     def __init__(self, connection: Connection, settings: Settings, channels: List[str]) -> None:
         """See ``open``."""
