@@ -77,8 +77,9 @@ class Session:
     # together do not beat together, and the time limit for its answer; no more than twice in all.
     BEATS = (1.1, 1.2)
     LIMIT = 0.8
-    # Between rounds of what arrives, where they follow so closely: a cluster with a thousand
-    # notifications a second would wake this process as often.
+    # A round is what is read at once. Where one follows so closely on another, the next waits: a
+    # cluster with a thousand notifications a second would wake this process as often.
+    CLOSE_SECONDS = 0.002
     PAUSE_SECONDS = 0.005
 
     def __init__(self, connection: Connection, settings: Settings, channels: List[str]) -> None:
@@ -179,8 +180,8 @@ class Session:
             raise self._ended
 
     def _readable(self) -> None:
-        """A round: one that comes alone is read at once; those that follow closely wait to be one."""
-        busy = time.monotonic() - self._read_at < self.PAUSE_SECONDS
+        """A round: one that comes alone is read at once; of a flood many wait to be one."""
+        busy = time.monotonic() - self._read_at < self.CLOSE_SECONDS
         self._receive()
         if busy:
             time.sleep(self.PAUSE_SECONDS)

@@ -147,3 +147,24 @@ def test_a_cron_worker_is_woken_once(addon, monkeypatch):
     with pytest.raises(Started) as caught:
         worker.start(worker.__new__(worker))
     assert caught.value.args == ([""],)
+
+
+@pytest.mark.parametrize("apart, waits", [
+    # each may be the answer to the one before, which was with its client in less than 3 ms
+    (0.003, [0, 0, 0, 0]),
+    # a flood: what comes next waits for the others
+    (0.001, [0, 0, 0.004]),
+])
+def test_what_comes_alone_is_read_at_once(addon, monkeypatch, apart, waits):
+    now, read = [1000.0], []
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(addon.session, "time", clock)
+    connection = SimpleNamespace(info={"host": "pg1"}, executing=False,
+                                 receive=lambda: [SimpleNamespace(channel="imbus", payload="[]")])
+    one = addon.session.Session(connection, None, ["private", "imbus"])
+    one._arrived = lambda payloads: read.append(now[0])
+    for number, wait in enumerate(waits, 1):
+        due = 1000 + number * apart
+        now[0] = max(now[0], due)
+        one._readable()
+        assert read[-1] - due == pytest.approx(wait)
