@@ -1,29 +1,38 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
 """Carry Odoo's live bus past a connection pooler, and keep it alive.
 
-Loaded server-wide, never installed in a database. It patches, in each server process:
+Loaded server-wide, never installed in a database. In each server process it patches:
 
-* ``odoo.sql_db.db_connect``: a thread that LISTENs gets a cursor on a direct connection, a function
-  that NOTIFYs one whose NOTIFYs leave on a connection that is kept, see ``routing``;
-* ``ImDispatch.run`` and ``.loop`` (after series 19 ``BusDispatcher.run`` and ``._listener_loop``):
-  marked as a thread that LISTENs; the loop is called again at once if it fails;
-* ``ImDispatch.poll`` (before series 16): a client that has received nothing yet waits less, see
-  ``dispatcher``;
-* ``ThreadedServer.cron_thread`` and ``WorkerCron.start``: marked; the thread is started again if it fails;
-* ``Worker.check_limits``: a prefork worker closes the NOTIFY connection when it is idle, see ``notifier``;
-* ``odoo.http.Application.__call__`` (before series 16 ``Root``): answers the health route;
-* ``WebsocketConnectionHandler._serve_forever``, ``WebsocketRequest.serve_websocket_message`` (series 16
-  on): a websocket whose query fails is ended, see ``websockets``;
-* ``runner._connection_info_for`` of OCA's queue_job, where that is loaded: see ``queue_job``.
+* the main job, both or none: ``odoo.sql_db.db_connect``, which gives a thread that LISTENs a cursor on a direct
+  connection and sends NOTIFYs on one that is kept (``routing``); ``ImDispatch.run`` and ``.loop``, from 20 on
+  ``BusDispatcher.run`` and ``._listener_loop`` (``dispatcher``);
+* each of these by itself, or one warning says which does not fit this Odoo: ``ThreadedServer.cron_thread`` and
+  ``WorkerCron.start`` (``cron``); ``Worker.check_limits`` (``notifier``); the WSGI application's ``__call__``
+  (``observe.health``); ``WebsocketConnectionHandler._serve_forever``, ``WebsocketRequest.serve_websocket_message``
+  and the length of the clients' history, from 16 on (``mends``); ``ImDispatch.poll``, before 16 (``mends``);
+  ``runner._connection_info_for`` of OCA's queue_job where that is loaded (``queue_job``); a filter that keeps this
+  addon's log lines out of ``log_db``, which may be the database that is away.
 
-All of it is put in place, or none; but ``poll`` and the last three only where they are there. All of Odoo's
-other connections are untouched.
+All of Odoo's other connections are untouched. Not loaded without need: ``observe.metrics`` and ``observe.cluster``
+(a metrics port, or ``?scope=host``), ``queue_job``, ``doctor`` (its command), the ``mends`` of other versions.
 
-Reading order: settings, endpoints, tasks with hub_selector, connection, backoff, errors, state,
-session, listener; recovery with window and payloads; loop_connection, notifier, routing, dispatcher,
-cron, websockets, queue_job, post_load; then what administrators see: cluster, health, metrics, doctor.
+Reading order: settings, endpoints, runtime, link, pooled, state, listener; loop_connection, notifier, routing,
+dispatcher, recovery, cron, install.
 """
 
-# cli: before series 19 Odoo finds the command by importing it.
+import logging
+
+# cli: before 19 Odoo finds the command by importing it.
 from . import cli  # noqa: F401
-from .post_load import post_load  # noqa: F401
+
+
+def post_load() -> None:
+    """Install the patches; called by Odoo once in each server process. Odoo starts, whatever happens here."""
+    try:
+        from .install import install
+
+        install()
+    except Exception as exc:
+        _logger = logging.getLogger(__name__)
+        _logger.error("Bus Alt Connection could not be loaded, the bus is Odoo's own: %s: %s", type(exc).__name__, exc)
+        _logger.debug("Where that came from:", exc_info=True)

@@ -1,96 +1,139 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""The cron listeners: ``ThreadedServer.cron_thread`` and ``WorkerCron``, from series 15 on.
+"""The cron listeners: ``ThreadedServer.cron_thread`` and ``WorkerCron``, from 15 on.
 
-They are marked as listeners; their loops are upstream's. Before series 15 they do not LISTEN, and
-a mark without a LISTEN has no effect. A cron thread that fails is started again: upstream's ends
-for ever when a query of its own fails while PostgreSQL is away.
+They are marked as listeners; their loops are upstream's. Before 15 they do not LISTEN, and a mark without a LISTEN has
+no effect. A cron thread that fails is started again: upstream's ends for ever when a query of its own fails while
+PostgreSQL is away.
 """
 
 import functools
 import inspect
 import logging
-import time
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Tuple
 
-import odoo.service.server
 from odoo.tools import config
 
-from . import endpoints, errors, payloads, routing
-from .backoff import Backoff
+from . import endpoints, errors, routing, runtime
 
 _logger = logging.getLogger(__name__)
 
 
-def missing() -> Optional[str]:
-    """What this Odoo lacks of what ``patches`` needs, or None."""
-    server = odoo.service.server
-    for owner, name in (("ThreadedServer", "cron_thread"), ("WorkerCron", "start")):
-        if getattr(getattr(server, owner, None), name, None) is None:
-            return f"odoo.service.server.{owner}.{name}"
-    return None
+def patches(server: Any) -> List[Tuple[Any, str, Any]]:
+    """Return the cron listeners, marked.
 
-
-def patches() -> List[Tuple[Any, str, Any]]:
-    """The cron listeners, marked."""
-    threaded, worker = odoo.service.server.ThreadedServer, odoo.service.server.WorkerCron
+    :param server: Odoo's module of its servers
+    :raises AttributeError: if it lacks one
+    """
+    threaded, worker = server.ThreadedServer, server.WorkerCron
     in_thread = routing.listener_of(lambda upstream: Subscribers(_databases))
     # A worker looks at all its databases, whichever was named.
     in_worker = routing.listener_of(lambda upstream: Subscribers(lambda: [""]))
     return [
-        (threaded, "cron_thread", _endless(in_thread(threaded.cron_thread))),
+        (threaded, "cron_thread", _restart_cron_thread(in_thread(threaded.cron_thread))),
         (worker, "start", in_worker(worker.start)),
     ]
 
 
-def expected() -> int:
-    """How many cron listeners this server should have; before series 15 none."""
-    start = inspect.unwrap(odoo.service.server.WorkerCron.start)
-    constants = [each for each in start.__code__.co_consts if isinstance(each, str)]
-    return int(config["max_cron_threads"]) if any(map(routing.LISTEN.match, constants)) else 0
+def expected_listeners(server: Any) -> int:
+    """Return how many cron listeners a server should have; before 15 none."""
+    code = inspect.unwrap(server.WorkerCron.start).__code__
+    listens = any(isinstance(each, str) and routing.LISTEN.match(each) for each in code.co_consts)
+    return int(config["max_cron_threads"]) if listens else 0
 
 
-def _endless(cron_thread: Callable) -> Callable:
+def _restart_cron_thread(cron_thread: Callable) -> Callable:
     @functools.wraps(cron_thread)
-    def endless_cron_thread(self: Any, *args: Any, **kwargs: Any) -> Any:
-        backoff = Backoff(longest=5.0)
+    def restarting_cron_thread(self: Any, *args: Any, **kwargs: Any) -> Any:
+        backoff = runtime.Backoff()
         while True:
             try:
                 return cron_thread(self, *args, **kwargs)
-            except Exception as exc:  # any: upstream's thread would end for ever, see above
+            except Exception as exc:  # any: upstream's thread would end for ever
                 _logger.warning("A cron thread failed (%s) and goes on.", errors.one_line(exc))
-            time.sleep(backoff.next())
+            runtime.sleep(backoff.next())
 
-    return endless_cron_thread
+    return restarting_cron_thread
+
+
+def _databases() -> List[str]:
+    """Return the databases whose jobs this process runs, as far as it knows without asking PostgreSQL.
+
+    Upstream's loop looks at all of them once a minute; where it always does, any name will do.
+    """
+    return endpoints.named_databases() or endpoints.loaded_databases() or [""]
 
 
 class Subscribers:
     """The jobs that a cron thread or worker runs.
 
-    :param wakeups: gives the payloads that make its loop look at all of them
+    :param wakeups: returns the payloads that make its loop look at all of them
     """
 
     name = "cron"
-    table = None
 
     def __init__(self, wakeups: Callable[[], List[str]]) -> None:
         self.wakeups = wakeups
+        self.recovery = Recovery
 
     @staticmethod
     def notify_function() -> str:
-        """The function that Odoo NOTIFYs with."""
+        """Return the function that Odoo NOTIFYs with."""
         from odoo.addons.base.models import ir_cron
 
         return getattr(ir_cron, "ODOO_NOTIFY_FUNCTION", None) or "pg_notify"
 
     @staticmethod
-    def accept(arrived: List[str]) -> payloads.Accepted:
-        """Everything concerns the loop."""
-        return payloads.Accepted(arrived, [], [])
+    def accept(channel: str, payload: str, report: Callable[[str, str], None]) -> bool:
+        """Return True: everything concerns the loop."""
+        return True
 
 
-def _databases() -> List[str]:
-    """The databases whose jobs this process runs, as far as it knows without asking PostgreSQL.
+class Recovery:
+    """Trigger the jobs whenever NOTIFYs may have been missed. It runs in the listener's thread."""
 
-    Upstream's loop looks at all of them once a minute; where it always does, any name will do.
-    """
-    return endpoints.named_databases() or endpoints.loaded_databases() or [""]
+    CHECK_SECONDS = (20.0, 25.0)  # between questions where the pooled path leads
+
+    def __init__(self, listener: Any) -> None:
+        self._listener = listener
+        self._since = -1.0  # of the listener's state that the jobs were triggered for
+        self._again_at = self._check_at = 0.0
+        self._round = 0.0  # seconds that the loop took for the latest wake-up
+        self.woken = self.failed_looks = 0
+
+    def start(self) -> None:
+        """Start nothing: there is no thread."""
+
+    def step_inline(self) -> None:
+        """Trigger the jobs if that is due, and ask whether NOTIFYs still go where they went."""
+        state, now = self._listener.state, runtime.monotonic()
+        if state.lost_at is not None:
+            self._poll(now)
+            self._check_at = 0.0
+        elif state.since != self._since:
+            self._since = state.since
+            self._trigger()
+        elif now >= self._check_at:
+            if self._check_at:
+                self._listener.check_path(self._listener.path)
+            self._check_at = now + runtime.uniform(*self.CHECK_SECONDS)
+
+    def _trigger(self) -> None:
+        for payload in self._listener.subscribers.wakeups():
+            self._listener.loop_connection.deliver("cron_trigger", payload)
+        self.woken += 1
+
+    def _poll(self, now: float) -> None:
+        """Trigger the jobs while there is no listener, never rounds without end.
+
+        A loop that has not taken the latest wake-up is still busy; then it pauses three times as long as that took.
+        """
+        poll_seconds = self._listener.settings.poll_seconds
+        if now < self._again_at:
+            return
+        if self._listener.loop_connection.signalled:
+            self._round = min(self._round + poll_seconds, 4 * poll_seconds)
+            self._again_at = now + poll_seconds
+        else:
+            pause, self._round = poll_seconds + 3 * self._round, 0.0
+            self._again_at = now + pause
+            self._trigger()

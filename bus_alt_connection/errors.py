@@ -1,167 +1,141 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""What a failure means: reason → cause, level, remedy. Listener, notifier, log, health and doctor share it.
+"""A failure's cause, its level in the log and its remedy, as data; log, health route and doctor share them.
 
-libpq gives no error code for a connection that failed, only text; so the cause is found by words
-in it. A text that is not known gets a general remedy.
+Contract: words choose the remedy and the level, never what the addon does. An error at connect has no code, only a
+text, in the server's language; an unknown text gets a remedy that works for any.
 """
 
 import logging
 import re
-from typing import NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 
 class Cause(NamedTuple):
     name: str  # for machines
     level: int  # of logging
-    slow: bool  # whether only a person can mend it: retry slowly
     remedy: str  # without addresses and secrets: the health route shows it
 
 
-def _person(name: str, remedy: str) -> Cause:
-    """A cause that only a person can mend."""
-    return Cause(name, logging.ERROR, True, remedy)
+def permanent(name: str, remedy: str) -> Cause:
+    """Make a cause that only a person can remove."""
+    return Cause(name, logging.ERROR, remedy)
 
 
-def _passing(name: str, remedy: str) -> Cause:
-    """A cause that may well pass by itself."""
-    return Cause(name, logging.WARNING, False, remedy)
+def transient(name: str, remedy: str) -> Cause:
+    """Make a cause that may end by itself."""
+    return Cause(name, logging.WARNING, remedy)
 
 
 ADDRESS = "imdispatcher_db_host and imdispatcher_db_port"
 
-# Words in the reason, in lower case, and what they mean. The first that fits counts: a connection
-# with TLS that is lost says so in words of TLS.
+# (words in the reason, in lower case; what they mean). The first that fits counts: a lost connection with TLS is
+# reported in words of TLS, so losses stand before TLS.
 CAUSES = (
-    (
-        ("wrong setting",),
-        _person("setting", "Correct the setting. There is no direct connection until then."),
-    ),
-    (
-        ("password file",),
-        _person("password file", "Set imdispatcher_db_password_file to a file that Odoo may read."),
-    ),
-    (
-        ("could not access status of transaction",),
-        _person("postgresql bug", "This is a bug of PostgreSQL in LISTEN: install its minor release of"
-                " November 2025 or a later one. Until then a restart of PostgreSQL helps."),
-    ),
-    (
-        ("in the notify queue",),
-        _person("notify queue", "The NOTIFY queue is full, since a session that LISTENs takes nothing from"
-                " it: odoo bus_doctor names it."),
-    ),
-    (
-        ("authentication failed", "no password supplied"),
-        _person("credentials", "Set imdispatcher_db_user and imdispatcher_db_password to an account"
-                " that may log in there directly."),
-    ),
-    (
-        ("pg_hba.conf",),
-        _person("pg_hba", "Add a line for this host, user and database to the server's pg_hba.conf, or"
-                " set imdispatcher_db_sslmode as that file wants it."),
-    ),
-    (
-        ("unsupported startup parameter",),
-        _person("startup parameter", "Add that parameter to ignore_startup_parameters in pgbouncer.ini."),
-    ),
-    (
-        ("query_wait_timeout",),
-        _passing("query wait", "PgBouncer had no server connection in time. If this lasts, raise its"
-                 " default_pool_size or query_wait_timeout."),
-    ),
-    (
-        ("standby", "during recovery", "system is not accepting connections"),
-        Cause("standby", logging.ERROR, False, f"Set {ADDRESS} to the primary, or name all hosts with"
-              " commas."),
-    ),
-    (
-        ("could not resolve", "could not translate host name"),
-        Cause("name", logging.ERROR, False, "Set imdispatcher_db_host to a name that this machine can"
-              " resolve."),
-    ),
-    (
-        ("starting up", "shutting down", "recovery mode", "not yet accepting", "terminating connection",
-         "closed the connection", "connection has been closed", "eof"),
-        _passing("restart", "Nothing to do if PostgreSQL is being restarted."),
-    ),
-    (
-        ("refused", "reset", "no answer in time", "timeout", "timed out", "no route", "unreachable"),
-        _passing("unreachable", f"If this lasts: is PostgreSQL up, do {ADDRESS} lead to it, does a"
-                 " firewall let it through?"),
-    ),
-    (
-        ("certificate", "ssl", "tls"),
-        _person("tls", "Set imdispatcher_db_sslmode and imdispatcher_db_sslrootcert to what the server"
-                " offers."),
-    ),
-    (
-        ("too many connections", "too many clients", "connection slots"),
-        _person("full", "The server is full: raise its max_connections (or the role's limit), or lower"
-                " the pooler's pool size."),
-    ),
-    (
-        ("role ", "permission denied for database"),
-        _person("role", "Set imdispatcher_db_user to a role that exists and may connect there."),
-    ),
-    (
-        ("the listen was removed", "prepared statement"),
-        _passing("unlistened", "Something ran UNLISTEN or DISCARD ALL on the connection: is there"
-                 " a pooler in between?"),
-    ),
-    (
-        ("does not exist", "no such database"),
-        _person("database", "Set imdispatcher_db_name to the database that NOTIFYs reach (Odoo uses"
-                " postgres)."),
-    ),
-    (
-        ("server_login_retry",),
-        _passing("server login", "PgBouncer waits before it logs in to PostgreSQL again: set"
-                 " server_login_retry = 1 in pgbouncer.ini."),
-    ),
-    (
-        ("silent",),
-        _passing("silent", "If this lasts: does a firewall or a proxy in between drop what is sent?"),
-    ),
+    (("wrong setting",), permanent("setting", "Correct the setting. There is no direct connection until then.")),
+    (("password file",), permanent("password file", "Set imdispatcher_db_password_file to a file that Odoo may read.")),
+    (("could not access status of transaction",),
+     transient("postgresql bug", "This is a bug of PostgreSQL in LISTEN, which the addon works around: install its"
+               " minor release of November 2025 or a later one.")),
+    (("in the notify queue",),
+     permanent("notify queue", "The NOTIFY queue is full, because a session that LISTENs does not read from it:"
+               " odoo bus_doctor names it.")),
+    (("authentication failed", "no password supplied", "wrong password type", "login rejected"),
+     permanent("credentials", "Set imdispatcher_db_user and imdispatcher_db_password to an account that may log in"
+               " there directly.")),
+    (("pg_hba.conf",),
+     permanent("pg_hba", "Add a line for this host, user and database to the server's pg_hba.conf, or set"
+               " imdispatcher_db_sslmode as that file demands.")),
+    (("unsupported startup parameter",),
+     permanent("startup parameter", "Add that parameter, and options, to ignore_startup_parameters in pgbouncer.ini;"
+               " run PgBouncer 1.26.1 or later.")),
+    (("query_wait_timeout",),
+     transient("query wait", "PgBouncer had no server connection in time. If this lasts, raise its default_pool_size"
+               " or query_wait_timeout.")),
+    (("standby", "during recovery", "system is not accepting connections"),
+     Cause("standby", logging.ERROR, f"Set {ADDRESS} to the primary, or name all hosts with commas.")),
+    (("could not resolve", "could not translate host name"),
+     Cause("name", logging.ERROR, "Set imdispatcher_db_host to a name that this machine can resolve.")),
+    (("idle-session timeout", "statement timeout", "lock timeout"),
+     transient("server timeout", "If this lasts: which of PostgreSQL's timeouts (idle_session_timeout,"
+               " statement_timeout, lock_timeout) is set for the role, or what holds a lock?")),
+    (("starting up", "shutting down", "recovery mode", "not yet accepting", "terminating connection",
+      "closed the connection", "connection has been closed", "eof", "ssl syscall error", "broken pipe",
+      "bad record mac", "server_login_retry", "server login has been failing"),
+     transient("restart", "Nothing to do if PostgreSQL is being restarted. Behind PgBouncer, server_login_retry = 1"
+               " in pgbouncer.ini shortens the pause after it.")),
+    (("refused", "reset", "no answer in time", "not answer in time", "timeout", "timed out", "no route", "unreachable"),
+     transient("unreachable", f"If this lasts: is PostgreSQL up, do {ADDRESS} lead to it, does a firewall let it"
+               " through?")),
+    (("certificate", "ssl", "tls"),
+     permanent("tls", "Set imdispatcher_db_sslmode and imdispatcher_db_sslrootcert to what the server offers.")),
+    (("too many connections", "too many clients", "connection slots", "no more connections allowed", "max_client_conn",
+      "maxclientsinsessionmode", "max clients reached"),
+     permanent("full", "The server or the pooler is full: raise its max_connections or max_client_conn (or the role's"
+               " limit), or lower the pooler's pool size.")),
+    (("role ", "no such user", "permission denied for database", "tenant or user not found"),
+     permanent("role", "Set the user to a role that exists there, and GRANT CONNECT on that database to it.")),
+    (("the listen was removed", "prepared statement"),
+     transient("unlistened", "Something ran UNLISTEN or DISCARD ALL on the connection: is there a pooler in"
+               " between?")),
+    (("does not exist", "no such database", "bouncer config error", "route"),
+     permanent("database", "Set imdispatcher_db_name to the database that NOTIFYs reach (Odoo uses postgres); a pooler"
+               " has to know it.")),
+    (("silent",), transient("silent", "If this lasts: does a firewall or a proxy in between drop what is sent?")),
 )
-# The same where several hosts are named, one of which is to be the primary.
-NO_PRIMARY = _passing("standby", "If this lasts: is none of the hosts a primary?")
-UNKNOWN = _passing("unknown", f"If this lasts, check {ADDRESS}.")
+# Where several endpoints are named, one of them should be the primary.
+NO_PRIMARY = transient("standby", "If this lasts: is none of the hosts a primary?")
+UNKNOWN = transient("unknown", f"If this lasts, look up the server's message, and check {ADDRESS}.")
 
-# Why NOTIFYs do not arrive on a connection that is there.
-OTHER_SERVER = _person("other server", f"Set {ADDRESS} to the server behind Odoo's own db_host.")
-OTHER_DATABASE = _person("other database", "Set imdispatcher_db_name to the database that NOTIFYs reach.")
-POOLER = _person("pooler", f"Set {ADDRESS} to PostgreSQL itself.")
-UNDELIVERED = _person("undelivered", "Is the server overloaded?")
-REFUSED = _person("notify refused", "Let Odoo's role run that function, or name another in ODOO_NOTIFY_FUNCTION.")
+# Why NOTIFYs do not arrive on a connection that is open.
+OTHER_SERVER = permanent("other server", f"Set {ADDRESS} to the server behind Odoo's own db_host.")
+OTHER_DATABASE = permanent("other database", "Set imdispatcher_db_name to the database that NOTIFYs reach.")
+POOLER = permanent("pooler", f"Set {ADDRESS} to PostgreSQL itself.")
+UNDELIVERED = permanent("undelivered", "Is the server overloaded?")
+REFUSED = permanent("notify refused", "Let Odoo's role run that function for channels that begin with"
+                    " bus_alt_connection_, or name another function in ODOO_NOTIFY_FUNCTION.")
+UNVERIFIED = tuple(cause.name for cause in (OTHER_SERVER, OTHER_DATABASE, POOLER, UNDELIVERED, REFUSED))
+
+# How the SQLSTATE of a statement begins that the server would refuse for ever: data that does not fit, what the
+# function itself raises, what it lacks or may not do. Every other error is the path's: gone, full, starting up.
+REFUSALS = ("0A", "21", "22", "23", "38", "39", "42", "P0")
 
 
 class ConnectionLost(Exception):
     """There is no connection, or it is of no use.
 
-    :param reason: one line without secrets
-    :param endpoint: where it goes, for people
-    :param cause: if it is not to be found by words in the reason
+    :ivar reason: one line without secrets
+    :ivar endpoint: where it goes, for people
+    :ivar cause: a ``Cause``; by the words of the reason if not given
     """
 
-    def __init__(
-        self, reason: str, endpoint: Optional[str] = None, cause: Optional[Cause] = None
-    ) -> None:
+    def __init__(self, reason: str, endpoint: Optional[str] = None, cause: Optional[Cause] = None) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.endpoint = endpoint
+        self.reason, self.endpoint = reason, endpoint
         self.cause = cause or cause_of(reason)
 
     @property
     def refused(self) -> bool:
-        """Whether the server took a statement and refused it: a right, or what it names, is missing."""
-        return (getattr(self.__cause__, "pgcode", None) or "").startswith("42")
+        """Whether the server refuses the statement itself, and would do so again."""
+        return (getattr(self.__cause__, "pgcode", None) or "").startswith(REFUSALS)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is gone, or leads to a standby: a new one may do better at once."""
+        code = getattr(self.__cause__, "pgcode", None) or "08"
+        return code.startswith(("08", "25", "57P"))
 
     def __str__(self) -> str:
         return f"{self.endpoint}: {self.reason}" if self.endpoint else self.reason
 
 
+class TimedOut(ConnectionLost):
+    """There was no answer in time. The other side may still be busy with it: nothing is repeated at once."""
+
+    broken = False
+
+
 def cause_of(reason: str) -> Cause:
-    """The cause that a reason of PostgreSQL's or libpq's names."""
+    """Return the cause that a reason of PostgreSQL's, libpq's or a pooler's names."""
     # What is quoted is a name (of a host, a role, a database), whose words mean nothing.
     lowered = re.sub(r'"[^"]*"', '""', reason).lower()
     for words, cause in CAUSES:
@@ -170,43 +144,26 @@ def cause_of(reason: str) -> Cause:
     return UNKNOWN
 
 
-def undelivered(
-    endpoint: str,
-    listening: Tuple[int, str],
-    notifying: Tuple[int, str],
-    pooler: bool,
-    seconds: float,
-) -> ConnectionLost:
-    """Which misconfiguration keeps the NOTIFYs from a connection that LISTENs.
+def undelivered(endpoint: str, listening: Tuple[int, str], notifying: Tuple[int, str], pooler: bool) -> ConnectionLost:
+    """Say which misconfiguration keeps NOTIFYs from a connection that LISTENs.
 
     :param endpoint: where it LISTENs, for people
     :param listening: (when the server started, database) where it LISTENs
     :param notifying: the same of where NOTIFYs go
     :param pooler: whether it LISTENs through a pooler
-    :param seconds: how long the NOTIFY was waited for
     """
+    cause, text = UNDELIVERED, f"a NOTIFY through Odoo's own db_host did not arrive on {endpoint} in time"
     if listening[0] != notifying[0]:
-        cause = OTHER_SERVER
-        text = f"it listens on {endpoint}, which is another server than the one that NOTIFYs reach"
+        cause, text = OTHER_SERVER, f"it listens on {endpoint}, which is another server than the one NOTIFYs reach"
     elif listening[1] != notifying[1]:
-        text = (
-            f'it listens in database "{listening[1]}" ({endpoint}), but NOTIFYs go to'
-            f' "{notifying[1]}"'
-        )
         cause = OTHER_DATABASE._replace(remedy=f"Set imdispatcher_db_name = {notifying[1]}.")
+        text = f'it listens in database "{listening[1]}" ({endpoint}), but NOTIFYs go to "{notifying[1]}"'
     elif pooler:
-        cause = POOLER
-        text = f"{endpoint} is a pooler that shares its connections, where a LISTEN is lost"
-    else:
-        cause = UNDELIVERED
-        text = (
-            f"a NOTIFY through Odoo's own db_host did not arrive on {endpoint} within"
-            f" {seconds:g} s, for no visible reason"
-        )
+        cause, text = POOLER, f"{endpoint} is a pooler that shares its connections, where a LISTEN is lost"
     return ConnectionLost(text, cause=cause)
 
 
-def one_line(error: Exception) -> str:
-    """An error's first line; libpq adds hints below. No message of libpq's names a password."""
+def one_line(error: Any) -> str:
+    """Return an error's first line; libpq adds hints below. No message of libpq's names a password."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,20 +1,20 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""What upstream's loop waits on, instead of a psycopg2 connection.
+"""What upstream's loop waits on: a stand-in for a psycopg2 connection, with a socket pair behind it.
 
-It has what the loops of all series use of one, and never fails while it is open: the loop does not
-learn that the connection to PostgreSQL was lost. Behind it is a socket pair.
+Contract: fileno(), poll(), notifies and closed, as Odoo's loops use them. poll() raises only after close(): the loop
+does not learn that the connection to PostgreSQL was lost. ``deliver`` may be called from any thread.
 """
 
 import collections
 import socket
-from typing import Callable, List
+from typing import Any, Callable, List
 
 import psycopg2
 from psycopg2 import extensions
 
 
 class LoopConnection:
-    """``deliver`` may be called from any thread; the rest belongs to the loop.
+    """Hand notifications to one loop.
 
     :param on_close: called when the loop closes it
     """
@@ -23,29 +23,25 @@ class LoopConnection:
         self.notifies: List[extensions.Notify] = []
         self.closed = 0
         self._on_close = on_close
-        self._arrived: collections.OrderedDict = collections.OrderedDict()
+        self._arrived: Any = collections.OrderedDict()
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
-        self._signalled = False
-
-    @property
-    def waiting(self) -> bool:
-        """Whether something waits that the loop has not taken yet."""
-        return self._signalled
+        self.signalled = False  # whether something waits that the loop has not taken yet
 
     def deliver(self, channel: str, payload: str) -> None:
         """Hand a notification to the loop and wake it. Equal ones that wait are one."""
         self._arrived[channel, payload] = None
-        if self._signalled:
+        if self.signalled:
             return  # one byte is enough for all that arrives before the loop looks
-        self._signalled = True
+        self.signalled = True
         try:
             self._writer.send(b".")
         except OSError:
-            pass  # the loop has closed it, or has bytes enough to read
+            pass  # the loop has closed it
 
     def fileno(self) -> int:
+        """Return the file descriptor that the loop selects on."""
         return self._reader.fileno()
 
     def poll(self) -> int:
@@ -56,21 +52,20 @@ class LoopConnection:
         if self.closed:
             raise psycopg2.InterfaceError("connection already closed")
         try:
-            while len(self._reader.recv(64)) == 64:
-                pass
+            self._reader.recv(64)
         except OSError:
-            pass  # drained
+            pass  # nothing was signalled
         # In this order: what arrives from here on is signalled anew.
-        self._signalled = False
+        self.signalled = False
         while self._arrived:
             (channel, payload), _ = self._arrived.popitem(last=False)
             self.notifies.append(extensions.Notify(0, channel, payload))
         return extensions.POLL_OK
 
     def close(self) -> None:
-        if self.closed:
-            return
-        self.closed = 1
-        self._on_close()
-        self._reader.close()
-        self._writer.close()
+        """Close it, as the loop does when it ends."""
+        if not self.closed:
+            self.closed = 1
+            self._on_close()
+            self._reader.close()
+            self._writer.close()

@@ -1,189 +1,39 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""How a NOTIFY leaves Odoo: on a connection that is kept, through Odoo's own address.
+"""How a NOTIFY leaves Odoo: on one connection per process that is kept, through Odoo's own address.
 
-Contract: what Odoo notifies (``imbus``, ``cron_trigger``) leaves on one connection per process,
-opened by the first NOTIFY, closed after a minute without one. A NOTIFY that cannot leave is no
-error of the caller, whose work is committed: it is kept, in its order, and leaves as soon as it
-can, sent by a thread. It lives only meanwhile, and where no prefork worker closes the connection,
-in threaded and evented servers, also until it has closed that. The caller waits for one connect
-timeout at most, and not at all while others are kept. Only the server's refusal of the statement
-itself (a payload that is too long) is raised. What is lost with its process, or dropped because too
-many wait, is found in the table: a NOTIFY is only ever a hint, and one that arrives twice does no
-harm.
+Contract: statements are executed as Odoo gave them. A NOTIFY that cannot leave is no error of the caller, whose work
+is committed: it is queued, and leaves in its order as soon as it can, sent by a thread that exists only while
+something is queued. The caller waits for one connect timeout at most, and not at all while others are queued. Only the
+server's refusal of the statement itself (a payload that is too long) is raised. What is lost with its process, or
+dropped because too many are queued, is found in the table. A NOTIFY may leave twice, which does no harm.
 """
 
-import atexit
 import collections
 import functools
 import logging
 import os
-import re
-import threading
-import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
-import psycopg2
-from psycopg2 import extensions, sql
+from psycopg2 import extensions
 
-from .backoff import Backoff, Throttle
-from .connection import BlockingConnection
-from .errors import ConnectionLost, one_line
+from . import endpoints, runtime
+from .errors import ConnectionLost
+from .link import Link, open_first
+from .settings import Settings
 
 _logger = logging.getLogger(__name__)
 
+Statement = Tuple[Any, Any]  # a query and its parameters, as psycopg2 takes them
 
-class Notification(NamedTuple):
-    function: str  # as it stands in SQL
-    channel: str
-    payload: str
-
-
-# -- what is a NOTIFY ---------------------------------------------------------------------------
-
-# 12 to 17; a channel without quotes is in lower case for PostgreSQL
-NOTIFY = re.compile(r"\s*notify\s+(imbus|cron_trigger)\s*,\s*%s\s*;?\s*$", re.IGNORECASE)
-# 17 on, and before where ODOO_NOTIFY_FUNCTION is set
-SELECT = re.compile(
-    r"\s*select\s+(\w+|\"(?:[^\"]|\"\")+\")\s*\(\s*'((?-i:imbus|cron_trigger))'\s*,\s*%s\s*\)\s*;?\s*$",
-    re.IGNORECASE,
-)
-# The same in the constants of whoever sends it, whatever stands for the function there.
-SENDS = re.compile(
-    r"\bnotify\s+(imbus|cron_trigger)\b|\(\s*'(imbus|cron_trigger)'\s*,", re.IGNORECASE
-)
-
-
-def sends(code: Any) -> bool:
-    """Whether a function sends NOTIFYs of Odoo's: one of them stands in its code."""
-    return any(isinstance(each, str) and SENDS.search(each) for each in code.co_consts)
-
-
-def parse(query: Any, parameters: Any = None) -> Optional[Notification]:
-    """What a statement notifies, None if it is not a NOTIFY of Odoo's.
-
-    :param query: str, psycopg2's ``Composable``, or Odoo's ``SQL`` with its own parameters
-    """
-    if parameters is None and hasattr(query, "code") and hasattr(query, "params"):
-        query, parameters = query.code, query.params
-    text = _text(query)
-    if text is None or not isinstance(parameters, (list, tuple)) or len(parameters) != 1:
-        return None
-    payload = parameters[0]
-    if not isinstance(payload, str):
-        return None
-    found = NOTIFY.match(text)
-    if found:
-        return Notification("pg_notify", found.group(1).lower(), payload)
-    found = SELECT.match(text)
-    return Notification(found.group(1), found.group(2), payload) if found else None
-
-
-def _text(query: Any) -> Optional[str]:
-    if isinstance(query, str):
-        return query
-    if isinstance(query, sql.Composed):
-        pieces = [_text(piece) for piece in query.seq]
-        return None if None in pieces else "".join(pieces)
-    if isinstance(query, sql.SQL):
-        return query.string
-    if isinstance(query, sql.Identifier):
-        names = getattr(query, "strings", None) or (query.string,)  # before psycopg2 2.8
-        return ".".join('"' + name.replace('"', '""') + '"' for name in names)
-    return None
-
-
-# -- what waits ---------------------------------------------------------------------------------
-
-
-class Outbox:
-    """What could not leave yet, in its order. Equal ones are one. One thread at a time.
-
-    :param limit: so many at most, the oldest is dropped for one more
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._waiting: Dict[Notification, None] = collections.OrderedDict()
-        self._taken: Optional[Notification] = None
-
-    def __len__(self) -> int:
-        return len(self._waiting) + (self._taken is not None)
-
-    def add(self, notification: Notification) -> int:
-        """:return: how many were dropped for it, 0 or 1"""
-        # One that is being sent may arrive before the caller's rows are there: it is not equal.
-        self._waiting.setdefault(notification)
-        if len(self._waiting) <= self._limit:
-            return 0
-        self._waiting.popitem(last=False)
-        return 1
-
-    def take(self) -> Optional[Notification]:
-        """The first one, which waits until ``remove`` or ``put_back``; None if there is none."""
-        assert self._taken is None
-        if self._waiting:
-            self._taken, _ = self._waiting.popitem(last=False)
-        return self._taken
-
-    def remove(self) -> None:
-        self._taken = None
-
-    def put_back(self) -> None:
-        """The one that was taken is the first again."""
-        taken, self._taken = self._taken, None
-        self._waiting[taken] = None
-        self._waiting.move_to_end(taken, last=False)
-
-
-# -- the connection -----------------------------------------------------------------------------
-
-# How the SQLSTATE of a statement begins that would be refused for ever: data that does not fit,
-# what the function itself raises, what it lacks or may not do. Every other error is the path's:
-# gone, full, starting up, a standby, a pooler's own.
-REFUSED = ("0A", "21", "22", "23", "38", "39", "42", "P0")
-
-# The same for all processes: a pooler that gives a server connection from one client to the next
-# changes its name first where theirs differ, and it would keep the pid of whoever had it last.
+# The same for all processes: a pooler that gives a server connection from one client to the next changes its name
+# first where theirs differ, and it would keep the pid of whoever had it last.
 APPLICATION_NAME = "bus_alt_connection notify"
-
-
-def connect(timeout: float, host_timeout: float) -> BlockingConnection:
-    """Connect to the system database as Odoo itself does.
-
-    :param timeout: seconds until the connection has to be ready
-    :param host_timeout: seconds until the host has to answer at all
-    :raises ConnectionLost: with the reason
-    """
-    from . import endpoints  # the rest of this file needs no Odoo
-
-    info = dict(endpoints.pooled(), application_name=APPLICATION_NAME)
-    if extensions.libpq_version() >= 120000:
-        # A host that takes no packets any more is given up, one that is slow to answer is not.
-        info["tcp_user_timeout"] = int(host_timeout * 1000)
-    try:
-        return BlockingConnection(info, timeout, min(host_timeout, timeout))
-    except ConnectionLost as exc:
-        raise ConnectionLost(exc.reason, endpoints.shown(info))
-
-
-def is_refusal(error: Any) -> bool:
-    """Whether the server refuses the statement itself."""
-    return isinstance(error, psycopg2.Error) and (error.pgcode or "").startswith(REFUSED)
-
-
-def statement(notifications: List[Notification]) -> Tuple[str, List[str]]:
-    """One statement for all of them, so that all leave or none: (SQL, parameters)."""
-    calls = [each.function.replace("%", "%%") + "(%s, %s)" for each in notifications]
-    parameters = [part for each in notifications for part in (each.channel, each.payload)]
-    return "SELECT " + ", ".join(calls), parameters
 
 
 class Notifier:
     """The sending half of one process. Any of its threads or greenlets may send.
 
-    :param connect: as the function above
     :param timeout: seconds that a caller waits at most
-    :param host_timeout: seconds that the host may take to answer at all
 
     :ivar sent: NOTIFYs that left
     :ivar dropped: NOTIFYs that will not leave any more
@@ -191,280 +41,204 @@ class Notifier:
     """
 
     IDLE_SECONDS = 60.0
-    LIMIT = 1000  # NOTIFYs that wait, each of up to 8 kB
-    RETRY_SECONDS = 0.6  # from one attempt to the next, at most
-    EXIT_SECONDS = 1.0  # the end of the process waits so long for what has not left
+    LIMIT = 1000  # NOTIFYs that are queued, each of up to 8 kB
 
-    def __init__(
-        self,
-        connect: Callable[[float, float], BlockingConnection],
-        timeout: float,
-        host_timeout: float,
-    ) -> None:
+    def __init__(self, timeout: float) -> None:
         self.sent = self.dropped = self.connections = 0
-        self._connect, self._timeout, self._host_timeout = connect, timeout, host_timeout
-        self._pid = os.getpid()
-        self._using = threading.Lock()  # the connection, and what is taken from the outbox
-        self._connection: Optional[BlockingConnection] = None
-        self._used_at = 0.0  # time.monotonic() of its latest NOTIFY
-        self._closed_by_worker = False
-        self._changing = threading.Condition()  # the next two; never held while something is sent
-        self._outbox = Outbox(self.LIMIT)
-        self._thread: Optional[threading.Thread] = None
-        self._throttle = Throttle()
-        self._reported = False  # that something waits
+        self._timeout = timeout
+        self._using = runtime.Lock()  # the link
+        self._link: Optional[Link] = None
+        self._used_at = 0.0  # runtime.monotonic() of its latest NOTIFY
+        self._queueing = runtime.Lock()  # the next two; never held while something is sent
+        self._queue: Any = collections.OrderedDict()  # text -> statement: equal ones are one
+        self._retrying = False  # whether the thread exists
+        self._throttle = runtime.Throttle()
 
-    def snapshot(self) -> Dict[str, int]:
-        """For the metrics."""
-        return {
-            "sent": self.sent,
-            "waiting": len(self._outbox),
-            "dropped": self.dropped,
-            "reconnects": max(0, self.connections - 1),
-        }
+    @property
+    def waiting(self) -> int:
+        """How many NOTIFYs are queued."""
+        return len(self._queue)
 
-    def send(self, notifications: List[Notification]) -> None:
-        """NOTIFY, all in one transaction; what cannot leave now is kept, and leaves later.
+    def send(self, statements: List[Statement]) -> None:
+        """NOTIFY; what cannot leave now is queued.
 
-        :raises psycopg2.Error: if the server refuses the statement itself
+        :raises psycopg2.Error: if the server refuses one of the statements; the others leave
         """
-        deadline = time.monotonic() + self._timeout
-        if self._outbox:
-            return self._keep(notifications)
-        if not self._using.acquire(timeout=self._timeout):
-            return self._keep(notifications, "another one waits for its answer")
-        try:
-            if self._outbox:  # since another thread, for which this one waited, could not send
-                self._keep(notifications)
-            else:
-                self._transmit(notifications, deadline)
-        except Exception as exc:  # any other: the caller's work is committed
-            if is_refusal(exc):
-                raise
-            self._keep(notifications, one_line(exc))
-        except BaseException:  # the caller is made to end
-            self._keep(notifications)
-            raise
-        finally:
-            self._using.release()
-
-    # -- the connection -----------------------------------------------------------------------
-
-    def _transmit(self, notifications: List[Notification], deadline: float) -> None:
-        """Send on the connection that is kept, else on a new one. To be called with ``_using``.
-
-        :raises ConnectionLost: if they cannot leave
-        :raises psycopg2.Error: if the server refuses the statement itself
-        """
-        if self._connection is not None:
+        deadline, refusal, reason = runtime.monotonic() + self._timeout, None, ""
+        left = collections.deque(statements)
+        if not self._queue and self._using.acquire(timeout=self._timeout):
             try:
-                self._connection.receive()  # fails if the other side has closed, and does not wait
-                return self._execute(notifications, deadline)
-            except ConnectionLost:
-                self._close()
-                if time.monotonic() >= deadline:
+                while left and not self._queue:  # another thread, for which this one waited, may have queued some
+                    refusal = self._transmit(left[0], deadline) or refusal
+                    left.popleft()
+            except ConnectionLost as exc:
+                reason = str(exc)
+            finally:  # also if the caller is made to end meanwhile
+                self._using.release()
+                self._enqueue(left, reason)
+        else:
+            self._enqueue(left, "" if self._queue else "another one waits for its answer")
+        if refusal is not None:
+            raise refusal
+
+    # -- the connection, to be used with the lock ------------------------------------------------------------------
+
+    def _transmit(self, statement: Statement, deadline: float) -> Optional[BaseException]:
+        """Send on the connection that is kept, else on a new one.
+
+        :return: the refusal of the statement
+        :raises ConnectionLost: if it cannot leave
+        """
+        for kept in (True, False):
+            try:
+                if kept:
+                    if self._link is None:
+                        continue
+                    self._link.receive()  # fails if the other side has closed it; does not wait
+                else:
+                    self._link = self._open(deadline)
+                seconds = _left(deadline)
+                self._link.query(*statement, timeout=seconds, server_limit=seconds * 0.9)
+                self.sent += 1
+                self._used_at = runtime.monotonic()
+                return None
+            except ConnectionLost as exc:
+                if exc.refused:
+                    return exc.__cause__
+                if self._link is None or not self._link.usable:
+                    self.close()
+                if not (kept and exc.broken and runtime.monotonic() < deadline):
                     raise
-        self._connection = self._connect(_left(deadline), self._host_timeout)
-        self.connections += 1
-        self._execute(notifications, deadline)
+            except Exception as exc:
+                return exc  # psycopg2 itself refuses it, such as text with a zero byte
+            except BaseException:
+                self.close()  # the caller is made to end: an answer that nobody has read may still come
+                raise
+        return None
 
-    def _execute(self, notifications: List[Notification], deadline: float) -> None:
-        connection = self._connection
-        assert connection is not None
+    def _open(self, deadline: float) -> Link:
+        info = dict(endpoints.pooled(), application_name=APPLICATION_NAME)
+        host_timeout = self._timeout / 6
+        if extensions.libpq_version() >= 120000:
+            # A host that takes no packets any more is given up, one that is slow to answer is not.
+            info["tcp_user_timeout"] = int(host_timeout * 1000)
         try:
-            connection.query(*statement(notifications), timeout=_left(deadline))
-        except BaseException as exc:
-            if is_refusal(exc.__cause__):
-                raise exc.__cause__ from None  # the connection is as good as before
-            self._close()  # an answer that nobody has read may still come
-            raise
-        self.sent += len(notifications)
-        self._used_at = time.monotonic()
-        if self._thread is None and not self._closed_by_worker:
-            self._need_thread()
+            link = open_first(endpoints.resolve(info), _left(deadline), host_timeout)
+        except ConnectionLost as exc:
+            raise ConnectionLost(exc.reason, endpoints.shown(info)) from exc.__cause__
+        self.connections += 1
+        return link
 
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+    def close(self) -> None:
+        """Close the connection; the next NOTIFY makes another."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
 
-    def _idle_in(self) -> Optional[float]:
-        """Seconds until the thread is to close the connection; None if it never is."""
-        if self._connection is None or self._closed_by_worker:
-            return None
-        return self._used_at + self.IDLE_SECONDS - time.monotonic()
+    def close_idle(self, seconds: float = 0.0) -> None:
+        """Close the connection if it is unused for IDLE_SECONDS, or will be within so many seconds.
 
-    def worker_pauses(self, seconds: float) -> None:
-        """A prefork worker, about to do nothing for up to so long, closes an idle connection.
-
-        A thread that does it would cost each worker 72 MB of virtual memory, which Odoo's
+        Called by whoever runs anyway: a thread of its own would cost each worker 72 MB of address space, which Odoo's
         ``limit_memory_soft`` counts.
         """
-        self._closed_by_worker = True
-        idle_at = self._used_at + self.IDLE_SECONDS
-        if self._connection is None or time.monotonic() + seconds < idle_at:
-            return
-        if self._using.acquire(blocking=False):
-            try:
-                self._close()
-            finally:
+        if self._link is not None and runtime.monotonic() + seconds >= self._used_at + self.IDLE_SECONDS:
+            if self._using.acquire(False):
+                self.close()
                 self._using.release()
 
-    # -- what waits ---------------------------------------------------------------------------
+    # -- what is queued --------------------------------------------------------------------------------------------
 
-    def _keep(self, notifications: List[Notification], reason: Optional[str] = None) -> None:
-        with self._changing:
-            dropped = sum(map(self._outbox.add, notifications))
-            self.dropped += dropped
-        if reason is not None:
-            self._report(notifications[0], reason)
-        if dropped and self._throttle.due("dropped"):
-            _logger.warning(
-                "More than %d NOTIFYs are queued: the oldest are dropped, %d so far. Bus"
-                " notifications are delivered from the table.",
-                self.LIMIT,
-                self.dropped,
-            )
-        self._need_thread()
-
-    def _need_thread(self) -> None:
-        """Have the thread look what there is to do."""
-        with self._changing:
-            if self._thread is not None:
-                self._changing.notify()
-                return
-            thread = threading.Thread(target=self._run, name="bus_alt_connection.notifier")
-            thread.daemon = True
+    def _enqueue(self, statements: Any, reason: str) -> None:
+        if not statements:
+            return
+        with self._queueing:
+            for statement in statements:
+                self._queue.setdefault(repr(statement), statement)
+            while len(self._queue) > self.LIMIT:
+                self._queue.popitem(last=False)
+                self.dropped += 1
+            start, self._retrying = not self._retrying, True
+        if reason and self._throttle.due("waiting"):
+            _logger.warning("Cannot send a NOTIFY: %s. It is queued, as are all that follow. Retrying.", reason)
+        if self.dropped and self._throttle.due("dropped"):
+            text = "%d NOTIFYs were dropped so far: more than %d are queued. The table still has their notifications."
+            _logger.warning(text, self.dropped, self.LIMIT)
+        if start:
             try:
-                thread.start()
-                self._thread = thread
-            except RuntimeError as exc:  # none is to be had; the next NOTIFY asks again
+                runtime.start_thread(self._retry, "notifier")
+            except RuntimeError as exc:  # the system gives none; the next NOTIFY tries again
+                self._retrying = False
                 if self._throttle.due("thread"):
                     _logger.warning("Queued NOTIFYs are not retried until the next NOTIFY: %s.", exc)
 
-    def _run(self) -> None:
-        """Send what waits and close the connection when it is idle, until there is neither."""
-        backoff = Backoff(self.RETRY_SECONDS)
+    def _retry(self) -> None:
+        """Send what is queued, until nothing is."""
+        backoff = runtime.Backoff()
         while True:
-            with self._changing:
-                idle_in = self._idle_in()
-                if not self._outbox:
-                    if idle_in is None:
-                        self._thread = None
-                        return
-                    if idle_in > 0:
-                        self._changing.wait(idle_in)
-                        continue
-            with self._using:
-                if not self._outbox:
-                    if (self._idle_in() or 0) <= 0:
-                        self._close()
-                    continue
-                sent = self._send_first(time.monotonic() + self._timeout)
-            if not sent:
-                time.sleep(backoff.next())
-
-    def _send_first(self, deadline: float) -> bool:
-        """Send the first that waits. To be called with ``_using``.
-
-        :return: False if it still waits
-        """
-        with self._changing:
-            first = self._outbox.take()
-        if first is None:
-            return True
-        try:
-            self._transmit([first], deadline)
-        except Exception as exc:
-            if not is_refusal(exc):
-                with self._changing:
-                    self._outbox.put_back()
-                self._report(first, one_line(exc))
-                return False
-            self.dropped += 1
-            if self._throttle.due("refused"):
-                _logger.warning(
-                    "PostgreSQL refused a queued NOTIFY on %s, which is dropped: %s.",
-                    first.channel,
-                    one_line(exc),
-                )
-        with self._changing:
-            self._outbox.remove()
-        if self._reported and not self._outbox:
-            self._reported = False
-            _logger.info("All queued NOTIFYs have been sent.")
-        return True
-
-    def process_ends(self) -> None:
-        """Send what waits, if that takes a moment only, and close the connection."""
-        if self._pid != os.getpid() or not self._using.acquire(timeout=self.EXIT_SECONDS):
-            return
-        deadline = time.monotonic() + self.EXIT_SECONDS
-        # Asked each time: a statement is given 0.1 s at least, and so many may wait.
-        while self._outbox and time.monotonic() < deadline and self._send_first(deadline):
-            pass
-        self._close()  # and keep the lock: nothing may be sent any more
-        if self._outbox:
-            _logger.warning(
-                "%d queued NOTIFYs are lost with this process. Bus notifications are delivered from"
-                " the table.",
-                len(self._outbox),
-            )
-
-    # -----------------------------------------------------------------------------------------
-
-    def _report(self, notification: Notification, reason: str) -> None:
-        if self._throttle.due("waiting"):
-            self._reported = True
-            _logger.warning(
-                "Cannot send a NOTIFY on %s: %s. It is queued, as are all that follow. Retrying.",
-                notification.channel,
-                reason,
-            )
+            with self._queueing:
+                if not self._queue:
+                    self._retrying = False
+                    return
+                # Taken out while it is sent: an equal one that is queued meanwhile is for rows that it may not show.
+                text, statement = self._queue.popitem(last=False)
+            try:
+                with self._using:
+                    refusal = self._transmit(statement, runtime.monotonic() + self._timeout)
+            except ConnectionLost as exc:
+                if self._throttle.due("waiting"):
+                    _logger.warning("Cannot send queued NOTIFYs: %s. Retrying.", exc)
+                with self._queueing:
+                    self._queue[text] = statement
+                    self._queue.move_to_end(text, last=False)
+                runtime.sleep(max(backoff.FIRST, backoff.next()))
+                continue
+            if refusal is not None:
+                self.dropped += 1
+                if self._throttle.due("refused"):
+                    _logger.warning("PostgreSQL refused a queued NOTIFY, which is dropped: %s.", refusal)
+            if not self._queue:
+                _logger.info("All queued NOTIFYs have been sent.")
 
 
 def _left(deadline: float) -> float:
-    """Seconds until then, at least enough for one that answers at once."""
-    return max(0.1, deadline - time.monotonic())
+    """Return the seconds until then, at least enough for one that answers at once."""
+    return max(0.1, deadline - runtime.monotonic())
 
 
-# -- of this process ----------------------------------------------------------------------------
-
-# pid -> Notifier. One that was inherited by a fork stays here, unused, never closed: closing it
-# would end the parent's session (psycopg2 itself leaves it alone when the process ends).
+# pid -> notifier. One that was inherited by a fork stays here, unused and never closed: closing it would end the
+# parent's session. psycopg2 itself leaves it alone when the process ends.
 _notifiers: Dict[int, Notifier] = {}
 
 
-def of_process() -> Notifier:
-    """The notifier of this process, made when it is first asked for."""
+def get_notifier() -> Notifier:
+    """Return the notifier of this process."""
     pid = os.getpid()
     if pid not in _notifiers:
-        from .settings import Settings
-
-        timeout = Settings.of_odoo().connect_timeout_seconds
-        made = Notifier(connect, timeout, timeout / 6)
-        if _notifiers.setdefault(pid, made) is made:
-            atexit.register(made.process_ends)
+        _notifiers.setdefault(pid, Notifier(Settings.from_odoo().connect_timeout_seconds))
     return _notifiers[pid]
+
+
+def close_idle(seconds: float = 0.0) -> None:
+    """Close this process's connection if it is idle, see ``Notifier.close_idle``."""
+    notifier = _notifiers.get(os.getpid())
+    if notifier is not None:
+        notifier.close_idle(seconds)
 
 
 CRON_SECONDS = 70.0  # between two rounds of a cron worker, at most
 
 
-def patches() -> List[Tuple[Any, str, Any]]:
-    """Prefork workers that close their idle connection, see ``Notifier.worker_pauses``."""
-    from odoo.service import server
+def patches(server: Any) -> List[Tuple[Any, str, Any]]:
+    """Have prefork workers close their idle connection before they wait.
 
-    worker = getattr(server, "Worker", None)
-    if not hasattr(worker, "check_limits") or not hasattr(server, "WorkerCron"):
-        return []  # the thread does it
-    check_limits = worker.check_limits
+    :param server: Odoo's module of its servers
+    """
+    check_limits, cron_worker = server.Worker.check_limits, server.WorkerCron
 
     @functools.wraps(check_limits)
     def check_limits_and_connection(self: Any) -> Any:
         # It waits next: an HTTP worker for a request, a cron worker for a minute and some seconds.
-        cron = isinstance(self, server.WorkerCron)
-        of_process().worker_pauses(CRON_SECONDS if cron else self.multi.beat)
+        close_idle(CRON_SECONDS if isinstance(self, cron_worker) else self.multi.beat)
         return check_limits(self)
 
-    return [(worker, "check_limits", check_limits_and_connection)]
+    return [(server.Worker, "check_limits", check_limits_and_connection)]

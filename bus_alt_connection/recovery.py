@@ -1,289 +1,190 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""What a listener does on the pooled path: verify, catch up, poll, and look for what was missed.
+"""The recovery of the bus: rows of ``bus_bus`` that a client lacks are found, and the client is woken.
 
-Contract: a NOTIFY is only ever a hint. The table says which rows a subscriber lacks, and a look at
-it wakes exactly those who lack one. All states look in the same way; they differ in when, and in
-what a look believes: while NOTIFYs arrive, that of a row is given until the next look to arrive.
+Contract: a NOTIFY is only ever a hint; the table is the truth. A look reads the rows of the last while and compares
+them with what each client has received. It changes nothing but the time from which the next look begins, and that
+only once everyone who lacked a row has been woken: a look that fails half-way is looked again. One thread looks at one
+database after the other, those that answer first, and wakes clients at one pace.
 """
 
 import logging
-import time
-from typing import AbstractSet, Any, Callable, Dict, Hashable, Iterable, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional
 
-from . import endpoints
-from .backoff import Throttle
-from .connection import Connection, addresses
+from . import endpoints, runtime
 from .errors import ConnectionLost
-from .loop_connection import LoopConnection
-from .payloads import key_of_row
-from .settings import Settings
-from .tasks import Tasks, sleep
-from .window import Window
+from .pooled import PooledPath
 
 _logger = logging.getLogger(__name__)
 
+# Of one database: the channels and ids of the rows that are younger than %(seconds)s and older than %(settled)s, and
+# one row without ids: whether the server is a standby, and whether there are more rows than are read.
+QUERY = """
+WITH newest AS (SELECT coalesce(max(id), 0) - {limit} AS floor FROM bus_bus),
+     clock AS (SELECT timezone('UTC', now()) - %(seconds)s * interval '1 second' AS since,
+                      timezone('UTC', now()) - %(settled)s * interval '1 second' AS until)
+SELECT channel::text, array_agg(id), NULL, NULL FROM bus_bus, newest, clock
+WHERE id > floor AND coalesce(create_date BETWEEN since AND until, true) GROUP BY 1
+UNION ALL
+SELECT NULL, NULL, pg_is_in_recovery(), (
+    SELECT create_date > since FROM bus_bus, newest, clock WHERE id <= floor ORDER BY id DESC LIMIT 1)
+""".format(limit=10000)
+EXISTS = "SELECT 1 FROM pg_database WHERE datname = %s"
 
-class PooledPath:
-    """Queries at Odoo's own address.
 
-    A connection to a pooler is kept, since there it costs no server connection. One to PostgreSQL
-    itself is closed, since there it is one.
-    """
+class Database:
+    """What is known of one database."""
 
-    KEPT = 16  # connections at most
-
-    def __init__(self, timeout: float) -> None:
-        # Not without a pooler, nor where it gives each client a server connection of its own.
-        self.keeps = True
-        self._timeout = timeout  # seconds, of a connect and of an answer
-        self._kept: Dict[str, Connection] = {}
-
-    async def query(
-        self, database: str, sql: str, parameters: Optional[tuple] = None
-    ) -> List[tuple]:
-        """Run a statement. If the kept connection fails, it runs once more on a new one.
-
-        :raises ConnectionLost: also if the server refuses the statement
-        """
-        kept = self._kept.pop(database, None)
-        if kept is not None:
-            try:
-                rows = await kept.query(sql, parameters)
-                self._keep(database, kept)
-                return rows
-            except ConnectionLost:
-                kept.close()
-        connection = await Connection.open(endpoints.pooled(database), self._timeout)
-        try:
-            rows = await connection.query(sql, parameters)
-            if self.keeps and len(self._kept) < self.KEPT:
-                pid = (await connection.query("SELECT pg_backend_pid()"))[0][0]
-                self.keeps = pid != connection.backend_pid
-                if self.keeps:
-                    self._keep(database, connection)
-            return rows
-        finally:
-            if self._kept.get(database) is not connection:
-                connection.close()
-
-    def _keep(self, database: str, connection: Connection) -> None:
-        other = self._kept.get(database)
-        if other is not None:
-            other.close()
-        self._kept[database] = connection
-
-    async def follow_the_name(self) -> None:
-        """Close what is kept if the name of Odoo's own address leads elsewhere now."""
-        info = endpoints.pooled()
-        try:
-            now = [target.get("hostaddr") for target in await addresses(info, self._timeout)]
-        except ConnectionLost:
-            return
-        if any(kept.hostaddr not in now for kept in self._kept.values()):
-            self.close()
-
-    def close(self) -> None:
-        for connection in self._kept.values():
-            connection.close()
-        self._kept.clear()
+    def __init__(self, now: float) -> None:
+        self.since = now  # runtime.monotonic() when the latest complete look began
+        self.tried_at = 0.0  # the same of the latest look
+        self.failures = 0  # since the latest complete look
+        self.pause = 0.0  # seconds until the next look while LISTENING
 
 
 class Recovery:
-    """The recovery of one listener.
+    """Look and wake, in a thread of its own, for one ``listener.Listener``."""
 
-    :param subscribers: of ``dispatcher`` or ``cron``
-    :param loop: what upstream's loop waits on
-    """
+    # A client of 16 and later remembers for so long what it has received (see ``mends.history``), so rows that
+    # committed so much later than others are found. Upstream shows a new client the last 50 s.
+    STRAGGLER_SECONDS = 60.0
+    OVERLAP_SECONDS = 10.0  # the same where clients ask the table themselves
+    SETTLED_SECONDS = 5.0  # while NOTIFYs arrive, that of a younger row may be on its way
+    LOOK_SECONDS = (20.0, 25.0)  # between looks, and between questions to the pooled path, while LISTENING
+    GRACE_SECONDS = 1.0  # after a loss until the first poll: most losses are over before
+    MOST_SECONDS = 60.0  # between looks at a database that does not answer
+    BATCH, BATCH_SECONDS = 25, 0.05  # 500 wake-ups a second: each is a query, and work for the evented process
 
-    TOGETHER = 8  # databases that are asked at the same time
-    LOOK_BACK_SECONDS = 60  # of the first look at a database; upstream looks back 50 s
-    BATCH_SECONDS = 0.05  # from one batch of wake-ups to the next, at least
-    MOST_PAUSES = 8  # of that length
-    CPU_SHARE = 0.5  # for the wake-ups and all that goes on beside them
+    def __init__(self, listener: Any) -> None:
+        self._listener, self._subscribers = listener, listener.subscribers
+        self._path = PooledPath(listener.settings.connect_timeout_seconds)
+        self._databases: Dict[str, Database] = {}
+        self._identity: Any = None
+        self._answered_at = 0.0  # when a database that had failed answered again
+        self._checked_at = runtime.monotonic()
+        self._poll_share = runtime.uniform(0.8, 1.0)  # those that lost one server poll apart
+        self._throttle = runtime.Throttle()
+        self.woken = self.failed_looks = 0
 
-    def __init__(self, subscribers: Any, settings: Settings, loop: LoopConnection) -> None:
-        self._subscribers, self._settings, self._loop = subscribers, settings, loop
-        self._path = PooledPath(settings.connect_timeout_seconds)
-        self._windows: Dict[str, Window] = {}
-        # database -> rows that the latest look found: (id, channel's key, time.monotonic())
-        self._pending: Dict[str, List[Tuple[int, Hashable, float]]] = {}
-        self._heard: Dict[Hashable, float] = {}  # channel's key -> its latest notification
-        self._throttle = Throttle()
-        self._skipped = self._quiet = 0
-        self.unanswered: Set[str] = set()  # databases whose latest look failed
-        self._busy: Set[str] = set()  # databases that are looked at now
-        self.looked_at = time.monotonic()  # when the latest look began
-        self.woken = 0
-        self._look_back = 0.0  # seconds, of the first look at a database
+    def start(self) -> None:
+        """Start the thread."""
+        runtime.start_thread(self.run, "recovery")
 
-    def heard(self, keys: Iterable[Hashable]) -> None:
-        """Note that notifications named these channels."""
-        self._heard.update(dict.fromkeys(keys, time.monotonic()))
+    def step_inline(self) -> None:
+        """Do nothing in the listener's thread."""
 
-    def keep_connections(self, keep: bool) -> None:
-        """Whether connections to a pooler are kept."""
-        self._path.keeps = keep
-        if not keep:
-            self._path.close()
-
-    def close(self) -> None:
+    def run(self) -> None:
+        """Look whenever a look is due, until the listener stops."""
+        while not self._listener.stopping.is_set():
+            pause = 1.0
+            try:
+                pause = self.step()
+            except Exception:  # a defect of this addon must not end the recovery
+                self._listener.report_defect()
+            if pause > 0:
+                self._listener.changed.wait(pause)
+            self._listener.changed.clear()
         self._path.close()
 
-    @property
-    def in_doubt(self) -> bool:
-        """Whether the latest look found rows that a subscriber lacked."""
-        return bool(self._pending)
+    def step(self) -> float:
+        """Make one look, if one is due.
 
-    # -- verify -------------------------------------------------------------------------------
-
-    async def identity(self) -> tuple:
-        """Which server and database NOTIFYs reach, as ``endpoints.IDENTITY``."""
-        await self._path.follow_the_name()
-        database = endpoints.system_database()
-        return (await self._path.query(database, f"SELECT {endpoints.IDENTITY}"))[0]
-
-    async def notify(self, channel: str, payload: str) -> tuple:
-        """Send a NOTIFY as Odoo does, and return the same."""
-        function = self._subscribers.notify_function().replace('"', '""')
-        await self._path.follow_the_name()
-        sql = f'SELECT {endpoints.IDENTITY}, "{function}"(%s, %s)'
-        return (await self._path.query(endpoints.system_database(), sql, (channel, payload)))[0][:2]
-
-    async def address(self) -> Tuple[str, int]:
-        """(host, port) that PostgreSQL says of itself."""
-        row = (await self._path.query(endpoints.system_database(), endpoints.ADDRESS))[0]
-        return endpoints.address_of(row, endpoints.pooled().get("host"))
-
-    # -- look ---------------------------------------------------------------------------------
-
-    async def catch_up(self, tasks: Tasks, lost_for: float) -> None:
-        """Trigger the jobs, and look at all databases.
-
-        :param tasks: runs this
-        :param lost_for: seconds since the listener was listening
+        :return: seconds until the next one
         """
-        self.trigger_jobs()
-        await self.look(tasks, True, lost_for, set())
-
-    async def poll(self, tasks: Tasks, lost_for: float) -> None:
-        """The same while the listener is not listening; a database that was not done is left out."""
-        self.poll_jobs()
-        await self.look(tasks, True, lost_for, set(self._busy))
-
-    async def look(
-        self, tasks: Tasks, at_once: bool = False, lost_for: float = 0.0, busy: AbstractSet = frozenset()
-    ) -> None:
-        """Look for rows that subscribers lack, in all databases that have some, and wake them.
-
-        :param at_once: do not wait for the NOTIFY of a row: the listener is not listening
-        :param busy: databases to leave out
-        """
-        self._look_back = self.LOOK_BACK_SECONDS + lost_for
-        self.looked_at = time.monotonic()
-        if self._subscribers.table is None:
-            return
-        databases = set(self._subscribers.databases())
-        for known in set(self._windows) - databases:
-            self._forget(known)
-        await self._look_at_all(tasks, databases - busy, at_once)
-        long_ago = time.monotonic() - 10 * self.LOOK_BACK_SECONDS
-        self._heard = {channel: at for channel, at in self._heard.items() if at > long_ago}
-
-    async def look_again(self, tasks: Tasks) -> None:
-        """Look at the databases that did not answer."""
-        await self._look_at_all(tasks, self.unanswered - self._busy, True)
-
-    async def _look_at_all(self, tasks: Tasks, databases: Set[str], at_once: bool) -> None:
-        async def look_at(database: str) -> None:
-            self._busy.add(database)
-            try:
-                await self._look_at(database, at_once)
-            finally:
-                self._busy.discard(database)
-
-        # Those that answered the last time go first, so that the others hold up nobody.
-        order = sorted(databases, key=lambda database: database in self.unanswered)
-        await tasks.each(look_at, order, self.TOGETHER)
-
-    def _forget(self, database: str) -> None:
-        self._windows.pop(database, None)
-        self._pending.pop(database, None)
-        self.unanswered.discard(database)
-
-    async def _look_at(self, database: str, at_once: bool) -> None:
-        window = self._windows.setdefault(database, Window(self._subscribers.table))
-        try:
-            known = window.highest
-            result = await self._path.query(database, *window.query(self._look_back))
-            rows = window.update(result, known)
-        except ConnectionLost as exc:
-            _logger.debug("No look at the database %s: %s", database, exc)
-            if exc.cause.name == "database":
-                self._forget(database)  # it was dropped
-            else:
-                self.unanswered.add(database)
-            return
-        at_once = at_once or database in self.unanswered
-        self.unanswered.discard(database)
-        now = time.monotonic()
-        pending = self._pending.pop(database, [])
-        found = None
-        if rows is not None:
-            found = [(number, key_of_row(channel), now) for number, channel in rows]
-            if not at_once:
-                # Whoever was notified of the channel since has found these rows, too.
-                pending = [row for row in pending if self._heard.get(row[1], 0) <= row[2]]
-                if self._subscribers.lacking(database, found, at_once, self._loop.deliver):
-                    self._pending[database] = found
-                found = []
-            found = pending + found
-        await self.wake(self._subscribers.lacking(database, found, at_once, self._loop.deliver))
-
-    async def wake(self, wakers: List[Callable[[], Any]]) -> None:
-        """Call each, at the rate that the settings allow and the process bears."""
-        batch = max(1, int(self._settings.wakeups_per_second * self.BATCH_SECONDS))
-        pause = batch / self._settings.wakeups_per_second
-        for index, waker in enumerate(wakers, 1):
-            try:
-                waker()
-            except Exception:  # any: those after it are woken all the same
-                if self._throttle.due("waker"):
-                    _logger.exception("A subscriber could not be woken.")
-            self.woken += 1
-            if index % batch == 0:
-                await self._pause(pause)
-
-    async def _pause(self, seconds: float) -> None:
-        """Leave half of the processor's time to everybody else.
-
-        Each subscriber queries, which is work for this process (the evented one has a single
-        loop). One that is busy with other things as well is not waited for longer than a while.
-        """
-        began, used = time.monotonic(), time.process_time()
-        for _ in range(self.MOST_PAUSES):
-            await sleep(seconds)
-            if time.process_time() - used < self.CPU_SHARE * (time.monotonic() - began):
-                return
-
-    # -- the jobs -----------------------------------------------------------------------------
-
-    def trigger_jobs(self) -> None:
-        """Have a cron listener's loop look at its jobs, whatever was missed."""
-        self._skipped = self._quiet = 0
-        for payload in self._subscribers.wakeups():
-            self._loop.deliver("cron_trigger", payload)
-
-    def poll_jobs(self) -> None:
-        """The same while there is no listener; never rounds without end.
-
-        A loop that has not taken the latest wake-up is still busy with the round before. It then
-        pauses three times as long as that round took.
-        """
-        if self._loop.waiting:
-            self._skipped = min(self._skipped + 1, 4)
-        elif self._skipped:
-            self._quiet, self._skipped = 3 * self._skipped, 0
-        elif self._quiet:
-            self._quiet -= 1
+        state, now = self._listener.state, runtime.monotonic()
+        self._check(state, now)
+        for name in self._subscribers.databases():
+            self._databases.setdefault(name, Database(now))
+        due = {name: self._due_at(each, state) for name, each in self._databases.items()}
+        if not due:
+            return self.LOOK_SECONDS[0] if state.lost_at is None else 1.0
+        name = min(due, key=lambda name: (due[name] > now, self._databases[name].failures > 0, due[name]))
+        if due[name] > now:
+            return due[name] - now
+        if name not in self._subscribers.databases():
+            del self._databases[name]  # nobody waits for its rows any more
         else:
-            self.trigger_jobs()
+            self._try(name, self._databases[name], state, now)
+        return 0.0
+
+    def _check(self, state: Any, now: float) -> None:
+        """Follow the listener to another server, and see whether NOTIFYs still go to that."""
+        session = self._listener.session
+        if session is not None and session.identity != self._identity:
+            self._identity = session.identity
+            self._path.close()
+        if state.lost_at is None and now - self._checked_at > self.LOOK_SECONDS[0]:
+            self._checked_at = now
+            self._listener.check_path(self._path)
+
+    def _due_at(self, database: Database, state: Any) -> float:
+        """Return the time of the next look at a database."""
+        changed = state.since > database.tried_at and state.lost_at is None
+        if changed or self._answered_at > database.tried_at:
+            return 0.0
+        poll_seconds = self._poll_share * self._listener.settings.poll_seconds
+        if database.failures:
+            return database.tried_at + min(self.MOST_SECONDS, poll_seconds * 2 ** min(database.failures - 1, 8))
+        if state.lost_at is None:
+            return database.tried_at + database.pause
+        return max(state.lost_at + self._poll_share * self.GRACE_SECONDS, database.tried_at + poll_seconds)
+
+    def _try(self, name: str, database: Database, state: Any, now: float) -> None:
+        database.tried_at, database.pause = now, runtime.uniform(*self.LOOK_SECONDS)
+        # Since it is LISTENING no look was complete: NOTIFYs of older rows will not come.
+        catching_up = state.lost_at is not None or database.since < state.since
+        if not catching_up and not self._subscribers.remembers:
+            database.since = now
+            return  # each client asks the table itself, at least every 50 s
+        try:
+            self.look(name, now - database.since, catching_up)
+        except ConnectionLost as exc:
+            database.failures += 1
+            self._report(name, exc)
+            return
+        database.since = now
+        if database.failures:
+            database.failures, self._answered_at = 0, runtime.monotonic()
+
+    def look(self, name: str, seconds: float, catching_up: bool) -> None:
+        """Wake everyone who lacks a row of this database.
+
+        :param seconds: since the latest complete look began
+        :param catching_up: whether no NOTIFY of these rows is to be expected
+        :raises ConnectionLost: if the database does not answer
+        """
+        reach = self.STRAGGLER_SECONDS if self._subscribers.remembers else self.OVERLAP_SECONDS
+        settled = 0.0 if catching_up else self.SETTLED_SECONDS
+        parameters = {"seconds": seconds + reach, "settled": settled}
+        rows = self._path.query(name, QUERY, parameters)
+        standby, more = next(row[2:] for row in rows if row[1] is None)
+        if standby:
+            self._path.close()
+            raise ConnectionLost("Odoo's own db_host leads to a standby")
+        ids: Optional[Dict[str, List[int]]] = {channel: found for channel, found, *_ in rows if found}
+        if more and catching_up:
+            ids = None  # nobody knows which rows those are: when in doubt, wake
+        self._wake(self._subscribers.wakers(name, ids, self._listener.loop_connection.deliver))
+
+    def _wake(self, wakers: List[Callable[[], Any]]) -> None:
+        for number, wake in enumerate(wakers, 1):
+            try:
+                wake()
+            except Exception:  # any: those after it are woken all the same
+                self._listener.report_defect()
+            self.woken += 1
+            if number % self.BATCH == 0:
+                runtime.sleep(self.BATCH_SECONDS)
+
+    def _report(self, name: str, problem: ConnectionLost) -> None:
+        self.failed_looks += 1
+        try:
+            if not self._path.query(endpoints.system_database(), EXISTS, (name,)):
+                self._databases[name].failures += 8  # a channel of any name can be subscribed to: ask seldom
+                return
+        except ConnectionLost:
+            pass  # then all databases are away, and Odoo says so itself
+        if self._throttle.due("look"):
+            _logger.warning(
+                "Cannot look for undelivered notifications in the database %s: %s. %s Retrying.",
+                name, problem.reason, problem.cause.remedy,
+            )

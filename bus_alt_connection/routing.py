@@ -1,40 +1,60 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""Which cursor a thread gets for the system database: one that listens, one that notifies, or
-Odoo's own.
+"""Which cursor a caller gets for the system database.
 
-Every listener and every NOTIFY of every Odoo series begins with
-``db_connect(system database).cursor()``. What that gives is decided in ``_cursor`` below. All
-other databases, and all other uses of the system database, get what they always got, connected
-when it was always connected.
+Every listener and every NOTIFY of every version begins with ``db_connect(system database).cursor()``. The cursor that
+this gives decides at its first statement: LISTEN of a loop, NOTIFY of the bus or of cron, or Odoo's own cursor from
+there on. All other databases are untouched. So is the database manager (``odoo.service.db``): its list has to fail at
+connect, since a failing query makes it empty, which ends all sessions.
 """
 
 import contextlib
 import functools
+import os
 import re
 import sys
 import threading
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import psycopg2
+from psycopg2 import sql
 
+import odoo.service.server
 import odoo.sql_db
 
-from . import endpoints, metrics, notifier
+from . import endpoints, notifier
 from .listener import Listener
-from .settings import Settings
 
-_thread = threading.local()  # .subscribers: whose listener this thread is; .open: its ListeningCursor
+_thread = threading.local()  # .subscribers: whom this thread listens for; .listening: its cursor that LISTENs
 
 LISTEN = re.compile(r'\s*listen\s+"?(\w+)"?\s*;?\s*$', re.IGNORECASE)
 IN_RECOVERY = re.compile(r"\s*select\s+pg_is_in_recovery\(\)\s*;?\s*$", re.IGNORECASE)
+# As upstream has it: NOTIFY imbus, %s, or SELECT function('imbus', %s).
+NOTIFY = re.compile(
+    r"\s*(notify\s+(imbus|cron_trigger)\s*,|select\s+[\w\"]+\s*\(\s*'(imbus|cron_trigger)'\s*,)\s*%s\s*\)?\s*;?\s*$",
+    re.IGNORECASE,
+)
+UNTOUCHED = ("odoo.service.db",)  # modules that get Odoo's own cursor
+
+
+def listener_of(subscribers: Callable[[Any], Any]) -> Callable:
+    """Decorate a method that runs a listener's loop: its thread is marked while it runs.
+
+    :param subscribers: called with the object, returns its subscribers; None marks nothing
+    """
+
+    def decorate(run: Callable) -> Callable:
+        @functools.wraps(run)
+        def run_as_listener(self: Any, *args: Any, **kwargs: Any) -> Any:
+            with _listening_for(subscribers(self)):
+                return run(self, *args, **kwargs)
+
+        return run_as_listener
+
+    return decorate
 
 
 @contextlib.contextmanager
-def listening_for(subscribers: Any) -> Iterator[None]:
-    """Mark the current thread as a listener's.
-
-    :param subscribers: of ``dispatcher`` or ``cron``; None marks nothing
-    """
+def _listening_for(subscribers: Any) -> Iterator[None]:
     before = getattr(_thread, "subscribers", None)
     _thread.subscribers = subscribers
     try:
@@ -43,35 +63,12 @@ def listening_for(subscribers: Any) -> Iterator[None]:
         _thread.subscribers = before
 
 
-def listener_of(subscribers: Callable[[Any], Any]) -> Callable:
-    """Decorate a method that runs a listener's loop: it runs marked.
+def patches(keep_notify: bool) -> List[Tuple[Any, str, Any]]:
+    """Return ``db_connect`` that gives these cursors.
 
-    :param subscribers: called with the object, returns its subscribers
+    :param keep_notify: whether NOTIFYs leave on the connection that is kept
     """
-
-    def decorate(run: Callable) -> Callable:
-        @functools.wraps(run)
-        def run_as_listener(self: Any, *args: Any, **kwargs: Any) -> Any:
-            with listening_for(subscribers(self)):
-                return run(self, *args, **kwargs)
-
-        return run_as_listener
-
-    return decorate
-
-
-def missing() -> Optional[str]:
-    """What this Odoo lacks of what ``patches`` needs, or None."""
-    for name in ("db_connect", "connection_info_for"):
-        if not hasattr(odoo.sql_db, name):
-            return f"odoo.sql_db.{name}"
-    return None
-
-
-def patches() -> List[Tuple[Any, str, Any]]:
-    """``db_connect`` that gives these cursors, and what a kept connection needs."""
     upstream = odoo.sql_db.db_connect
-    keep_notify = Settings.of_odoo().keep_notify
 
     @functools.wraps(upstream)
     def db_connect(to: str, *args: Any, **kwargs: Any) -> Any:
@@ -80,73 +77,97 @@ def patches() -> List[Tuple[Any, str, Any]]:
             connection.cursor = functools.partial(_cursor, connection.cursor, keep_notify)
         return connection
 
-    of_notifier = notifier.patches() if keep_notify else []
-    return [*of_notifier, (odoo.sql_db, "db_connect", db_connect)]
+    return [(odoo.sql_db, "db_connect", db_connect)]
 
 
 def _cursor(own: Callable[..., Any], keep_notify: bool, *args: Any, **kwargs: Any) -> Any:
-    """The cursor that a thread gets.
-
-    :param own: gives Odoo's own
-    """
-    own = functools.partial(own, *args, **kwargs)
+    """Return the cursor that the caller gets; ``own`` makes Odoo's."""
     subscribers = getattr(_thread, "subscribers", None)
-    if subscribers is not None and getattr(_thread, "open", None) is None:
-        # Others while this one is open are no listeners: a cron thread runs jobs meanwhile.
-        own = functools.partial(ListeningCursor, subscribers, own)
-    # Also in a listener's thread: before series 15 a cron thread runs jobs and never LISTENs.
-    # Only to a function that NOTIFYs, since Odoo's own cursor connects when it is made and others
-    # rely on that: where that fails, listing the databases raises, but where its query fails, it
-    # finds none, and logs everyone out.
-    if keep_notify and notifier.sends(sys._getframe(1).f_code):
-        return NotifyingCursor(own)
-    return own()
+    if getattr(_thread, "listening", None) is not None:
+        subscribers = None  # a cron thread runs jobs while its first cursor LISTENs
+    keep_notify = keep_notify and not _is_prefork_master()
+    untouched = sys._getframe(1).f_globals.get("__name__") in UNTOUCHED
+    if untouched or (subscribers is None and not keep_notify):
+        return own(*args, **kwargs)
+    return SystemCursor(functools.partial(own, *args, **kwargs), subscribers, keep_notify)
 
 
-class NotifyingCursor:
-    """A cursor for NOTIFYs, which leave when it commits. It has no connection of its own.
+def _is_prefork_master() -> bool:
+    """Return whether this process forks workers: they must not inherit a connection."""
+    server = odoo.service.server.server
+    return hasattr(server, "workers_http") and server.pid == os.getpid()
 
-    Used for anything else it becomes the one that its thread gets otherwise, Odoo's own or one that
-    listens, in which what was executed so far is executed again.
+
+class SystemCursor:
+    """A cursor on the system database that has no connection of its own.
+
+    :param own: makes Odoo's own cursor
+    :param subscribers: whom a LISTEN is for; None in a thread that does not listen
+    :param keep_notify: whether a NOTIFY leaves on the connection that is kept
     """
 
-    def __init__(self, own: Callable[[], Any]) -> None:
-        self._own = own
-        self._cursor: Any = None  # what it became
-        self._closed = False
-        self._executed: List[Tuple[notifier.Notification, tuple]] = []  # not committed yet
+    def __init__(self, own: Callable[[], Any], subscribers: Any, keep_notify: bool) -> None:
+        self._own, self._subscribers, self._keep_notify = own, subscribers, keep_notify
+        self._cursor: Any = None  # Odoo's own
+        self._listener: Optional[Listener] = None
+        self._notifies: List[notifier.Statement] = []  # not committed yet
+        self._in_recovery = self._closed = False
+
+    def execute(self, query: Any, params: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Run a statement, or keep it for ``commit``."""
+        text = _text(query)
+        self._in_recovery = self._subscribers is not None and bool(IN_RECOVERY.match(text))
+        if self._in_recovery:
+            # The answer "no" makes the loop LISTEN. A standby is the listener's affair: it looks for a primary.
+            return None
+        if self._subscribers is not None and LISTEN.match(text):
+            self._listen().listen(LISTEN.match(text).group(1))  # type: ignore
+            return None
+        if self._cursor is None and self._keep_notify and not self._closed and NOTIFY.match(text):
+            self._notifies.append((getattr(query, "code", query), tuple(getattr(query, "params", params) or ())))
+            return None
+        return self._opened().execute(query, params, *args, **kwargs)
+
+    def fetchone(self) -> Optional[tuple]:
+        """Return a row of the latest statement."""
+        return (False,) if self._in_recovery else self._opened().fetchone()
+
+    @property
+    def _cnx(self) -> Any:
+        """What a loop waits on; some read it before they LISTEN."""
+        return self._opened()._cnx if self._subscribers is None else self._listen().loop_connection
 
     @property
     def closed(self) -> bool:
-        return self._closed if self._cursor is None else self._cursor.closed
-
-    def execute(self, query: Any, params: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if self._cursor is None and not self._closed:
-            notification = notifier.parse(query, params)
-            if notification is not None:
-                self._executed.append((notification, (query, params)))
-                return None
-        return self._opened().execute(query, params, *args, **kwargs)
+        return self._closed
 
     def commit(self) -> None:
-        executed, self._executed = self._executed, []
+        """Begin to listen, or send the NOTIFYs."""
+        notifies, self._notifies = self._notifies, []
+        if self._listener is not None:
+            self._listener.begin()
         if self._cursor is not None:
             self._cursor.commit()
-        elif executed:
-            notifier.of_process().send([notification for notification, _ in executed])
+        elif notifies:
+            notifier.get_notifier().send(notifies)
 
     def rollback(self) -> None:
-        self._executed = []
+        """Forget what was not committed."""
+        self._notifies = []
         if self._cursor is not None:
             self._cursor.rollback()
 
     def close(self) -> None:
-        self._executed = []
-        self._closed = True
+        """End the listener, or give Odoo's own cursor back."""
+        self._closed, self._notifies = True, []
+        if getattr(_thread, "listening", None) is self:
+            _thread.listening = None
+        if self._listener is not None:
+            self._listener.loop_connection.close()
         if self._cursor is not None:
             self._cursor.close()
 
-    def __enter__(self) -> "NotifyingCursor":
+    def __enter__(self) -> "SystemCursor":
         return self
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
@@ -156,88 +177,34 @@ class NotifyingCursor:
         finally:
             self.close()
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._opened(), name)
+
+    def _listen(self) -> Listener:
+        if self._listener is None:
+            self._listener = Listener(self._subscribers)
+            _thread.listening = self
+        return self._listener
+
     def _opened(self) -> Any:
+        """Return Odoo's own cursor, in which what was executed so far is executed again."""
+        if self._closed and self._cursor is None:
+            raise psycopg2.InterfaceError("Cursor already closed")
         if self._cursor is None:
-            if self._closed:
-                raise psycopg2.InterfaceError("Cursor already closed")
             self._cursor = self._own()
-            for _, statement in self._executed:
+            for statement in self._notifies:
                 self._cursor.execute(*statement)
-            self._executed = []
+            self._notifies = []
         return self._cursor
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._opened(), name)
 
-
-class ListeningCursor:
-    """The part of Odoo's cursor that listeners use.
-
-    LISTEN goes to the listener; a statement of any other kind, which no listener of Odoo's
-    sends, goes to a cursor of Odoo's own.
-    """
-
-    def __init__(self, subscribers: Any, own: Callable[[], Any]) -> None:
-        self._listener = Listener(subscribers)
-        self._cnx = self._listener.loop_connection
-        self._own = own
-        self._cursor: Any = None  # Odoo's own
-        self._in_recovery = False
-        self.closed = False
-        _thread.open = self
-        metrics.serve()
-
-    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        listen = LISTEN.match(query) if isinstance(query, str) else None
-        self._in_recovery = isinstance(query, str) and bool(IN_RECOVERY.match(query))
-        if listen:
-            self._listener.listen(listen.group(1))
-        elif not self._in_recovery:
-            # Asked about recovery, "no" makes the loop LISTEN. That a standby takes no LISTEN is
-            # the listener's affair: it goes on until it finds a primary.
-            return self._opened().execute(query, *args, **kwargs)
-        return None
-
-    def fetchone(self) -> Optional[tuple]:
-        return (False,) if self._in_recovery else self._opened().fetchone()
-
-    def commit(self) -> None:
-        self._listener.begin()
-        if self._cursor is not None:
-            self._cursor.commit()
-
-    def rollback(self) -> None:
-        if self._cursor is not None:
-            self._cursor.rollback()
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        if getattr(_thread, "open", None) is self:
-            _thread.open = None
-        self._listener.loop_connection.close()
-        if self._cursor is not None:
-            self._cursor.close()
-
-    def __enter__(self) -> "ListeningCursor":
-        return self
-
-    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        try:
-            if exc_type is None:
-                self.commit()
-        finally:
-            self.close()
-
-    def _opened(self) -> Any:
-        if self._cursor is None:
-            self._cursor = self._own()
-        return self._cursor
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._opened(), name)
+def _text(query: Any) -> str:
+    """Return the text of a statement: of a str, of Odoo's ``SQL``, or of one of psycopg2's without a connection."""
+    if isinstance(query, sql.Composed):
+        return "".join(map(_text, query.seq))
+    if isinstance(query, sql.Identifier):
+        return '"name"'
+    text = getattr(query, "code", getattr(query, "string", query))
+    return text if isinstance(text, str) else ""

@@ -1,51 +1,51 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""What the user asked for: the environment takes precedence, then odoo.conf.
+"""What the user asked for: the environment takes precedence over odoo.conf.
 
-A setting ``imdispatcher_X`` of odoo.conf's ``[options]`` is ``IMDISPATCHER_X`` in the environment,
-or ``ODOO_IMDISPATCHER_X``, the name that the published addon reads. Empty is unset. A value that
-is wrong is reported once, as one line, and Odoo starts all the same: an address or a timing then
-counts as unset; with a wrong TLS or login setting there is no direct connection, never a weaker
-one. No message contains a password.
+A setting ``imdispatcher_X`` of odoo.conf's ``[options]`` is ``IMDISPATCHER_X`` in the environment, or
+``ODOO_IMDISPATCHER_X``, the name that OCA's addon reads. Empty is unset. A wrong value is reported once, in one line,
+and Odoo starts all the same: an address or a timing then counts as unset; with a wrong TLS or login setting there is
+no direct connection, never a weaker one. No message contains a password.
 """
 
 import ipaddress
 import os
-from collections import OrderedDict
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
-SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+CHECKED_MODES = ("require", "verify-ca", "verify-full")
+SSLMODES = ("disable", "allow", "prefer", *CHECKED_MODES)
 
 
 class Invalid(ValueError):
     """A value that cannot be used; the message says what would be right."""
 
 
-def _host(value: str) -> List[str]:
-    return [_one_host(host.strip()) for host in value.split(",")]
+def hidden(text: str) -> bool:
+    """Return whether a text may hold a password, as a URL does."""
+    return "@" in text.lstrip("@") or "password=" in text.lower() or "://" in text
 
 
-def _one_host(host: str) -> str:
+def _list(parse: Callable[[str], Any]) -> Callable[[str], List[Any]]:
+    return lambda value: [parse(item.strip()) for item in value.split(",")]
+
+
+def _host(host: str) -> str:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    if not host:
-        raise Invalid("a host name, an IP address or a socket folder, several of them with commas")
+    if host == "auto":
+        raise Invalid("PostgreSQL's own address, which odoo bus_doctor shows: auto is no longer supported")
     if host.startswith(("/", "@")):
         return host
+    if not host or hidden(host) or any(char.isspace() or char in "/'\"\\=" for char in host):
+        raise Invalid("a host name, an IP address or a socket folder, several of them with commas")
     if ":" in host:
         try:
             ipaddress.ip_address(host.split("%")[0])
         except ValueError:
             raise Invalid("a host without a port; the port has a setting of its own")
-    if any(char.isspace() or char in "/'\"\\=" for char in host):
-        raise Invalid("a host name, an IP address or a socket folder, without spaces or quotes")
     return host
 
 
-def _port(value: str) -> List[int]:
-    return [_one_port(port.strip()) for port in value.split(",")]
-
-
-def _one_port(value: str) -> int:
+def _port(value: str) -> int:
     if not value.isdecimal() or not 1 <= int(value) <= 65535:
         raise Invalid("a whole number from 1 to 65535")
     return int(value)
@@ -63,74 +63,76 @@ def _text(value: str) -> str:
     return value
 
 
-def _number(least: float, most: float, unit: str) -> Any:
+def _database(value: str) -> str:
+    if hidden(value) or "=" in value:
+        raise Invalid("the name of a database, and no URL")
+    return _text(value)
+
+
+def _seconds(most: float) -> Callable[[str], float]:
     def parse(value: str) -> float:
         try:
             number = float(value)
         except ValueError:
-            raise Invalid(f"a number of {unit}")
-        if not least <= number <= most:
-            raise Invalid(f"a number of {unit} from {least} to {most}")
+            number = -1.0
+        if not 0.05 <= number <= most:
+            raise Invalid(f"a number of seconds from 0.05 to {most:g}")
         return number
 
     return parse
 
 
 def _switch(value: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True}
-    words.update({"0": False, "false": False, "no": False, "off": False})
+    words = ("0", "false", "no", "off", "1", "true", "yes", "on")
     if value.lower() not in words:
         raise Invalid("one of true, false")
-    return words[value.lower()]
+    return words.index(value.lower()) >= 4
 
 
-# Where to connect: setting -> how its text is read. The files are read at each connect.
-CONNECTION = OrderedDict(
-    (
-        ("db_host", _host),
-        ("db_port", _port),
-        ("db_user", _text),
-        ("db_password", _text),
-        ("db_password_file", _text),
-        ("db_name", _text),
-        ("db_sslmode", _sslmode),
-        ("db_sslrootcert", _text),
-    )
-)
-# Those of them that count as unset when they are wrong: what is connected to then is Odoo's own.
+# Where to connect: setting -> how its text is read. Files are read at each connect.
+CONNECTION = {
+    "db_host": _list(_host),
+    "db_port": _list(_port),
+    "db_user": _text,
+    "db_password": _text,
+    "db_password_file": _text,
+    "db_name": _database,
+    "db_sslmode": _sslmode,
+    "db_sslrootcert": _text,
+}
+# Those that count as unset when they are wrong: what is connected to then is Odoo's own.
 ADDRESS = ("db_host", "db_port")
 
 # Everything else: setting -> (how its text is read, default).
-OTHERS = OrderedDict(
-    (
-        # A path that falls silent is noticed within twice this time: a heartbeat goes out almost
-        # as seldom as that allows. Raise it where each wake-up is paid for.
-        ("heartbeat_seconds", (_number(0.05, 60, "seconds"), 5.0)),
-        # PostgreSQL has to let a connection in within this time, and the host to answer within a
-        # sixth of it. Raise it for a server far away.
-        ("connect_timeout_seconds", (_number(0.05, 60, "seconds"), 5.0)),
-        # While a listener is not listening the table is polled this often. Upstream looks back
-        # 50 s for a subscriber that has not received anything yet.
-        ("poll_seconds", (_number(0.05, 45, "seconds"), 5.0)),
-        # After a loss subscribers are woken at most at this rate. Lower it for a small server.
-        ("wakeups_per_second", (_number(1, 1000000, "subscribers"), 500.0)),
-        # Whether NOTIFYs leave on a connection that is kept.
-        ("keep_notify", (_switch, True)),
-        # Whether the runner of OCA's queue_job, where it is loaded, connects as the listeners do.
-        ("queue_job", (_switch, True)),
-        # Where the metrics are served; without a port nowhere.
-        ("metrics_port", (_one_port, None)),
-        ("metrics_host", (_one_host, "127.0.0.1")),
-    )
-)
+OTHERS = {
+    # A silent path is noticed within twice this time. Raise it where each wake-up is paid for.
+    "heartbeat_seconds": (_seconds(60), 5.0),
+    # PostgreSQL has to let a connection in within this time, and the host to answer within a sixth of it.
+    # Raise it for a server far away.
+    "connect_timeout_seconds": (_seconds(60), 5.0),
+    # While a listener is not listening the table is polled this often. Upstream looks back 50 s for a
+    # subscriber that has not received anything yet.
+    "poll_seconds": (_seconds(45), 5.0),
+    # Whether NOTIFYs leave on a connection that is kept.
+    "keep_notify": (_switch, True),
+    # Whether the runner of OCA's queue_job, where it is loaded, connects as the listeners do.
+    "queue_job": (_switch, True),
+    # Where the metrics are served; without a port nowhere.
+    "metrics_port": (_port, None),
+    "metrics_host": (_host, "127.0.0.1"),
+}
+# Settings that are gone -> what to do.
+GONE = {"wakeups_per_second": "take it out: subscribers are woken at one fixed pace"}
+# What a proposal for OCA's server-tools (number 3692) reads for the cron listeners.
+FOREIGN = ("cron_db_host", "cron_db_port")
 
 
 def server_wide_modules() -> List[str]:
-    """The modules that Odoo's configuration loads server-wide."""
+    """Return the modules that Odoo's configuration loads server-wide."""
     from odoo.tools import config  # the rest of this file needs no Odoo
 
     modules = config.get("server_wide_modules") or ""
-    if isinstance(modules, str):  # a list from series 19 on
+    if isinstance(modules, str):  # a list from 19 on
         modules = modules.split(",")
     return [module.strip() for module in modules if module.strip()]
 
@@ -138,28 +140,26 @@ def server_wide_modules() -> List[str]:
 class Settings:
     """One reading of the settings; each is an attribute, with its default where it has one.
 
-    :param environ: the environment
-    :param options: Odoo's configuration
-    :param source: where that was read from, for people
-
     :ivar values: setting (``"db_port"``) -> its value, only those that are set and right
     :ivar sources: setting -> where it came from, for people
     :ivar problems: one line for each value that is wrong
-    :ivar refused: one line for each that is wrong and without which nothing must be connected to
+    :ivar fatal: one line for each that is wrong and forbids a direct connection
     """
 
     def __init__(
-        self,
-        environ: Mapping[str, str],
-        options: Optional[Mapping[str, Any]] = None,
-        source: str = "odoo.conf",
+        self, environ: Mapping[str, str], options: Optional[Mapping[str, Any]] = None, source: str = "odoo.conf"
     ) -> None:
-        self._environ, self._source = environ, source
-        self._options: Mapping[str, Any] = {} if options is None else options
+        """Read them.
+
+        :param environ: the environment
+        :param options: Odoo's configuration
+        :param source: where that was read from, for people
+        """
+        self._environ, self._options, self._source = environ, options or {}, source
         self.values: Dict[str, Any] = {}
         self.sources: Dict[str, str] = {}
         self.problems: List[str] = []
-        self.refused: List[str] = []
+        self.fatal: List[str] = []
         for name, parse in CONNECTION.items():
             self._read(name, parse)
         for name, (parse, default) in OTHERS.items():
@@ -168,19 +168,22 @@ class Settings:
         hosts, ports = self.values.get("db_host"), self.values.get("db_port")
         if ports and len(ports) > 1 and len(ports) != len(hosts or ()):
             self._reject("db_port", ",".join(map(str, ports)), "one port, or as many as hosts")
+        mode = self.values.get("db_sslmode", "verify-full")
+        if "db_sslrootcert" in self.values and mode not in CHECKED_MODES:
+            right = "verify-full or verify-ca where imdispatcher_db_sslrootcert is set"
+            self._reject("db_sslmode", mode, right)
+        self._report_others()
 
     @classmethod
-    def of_odoo(cls) -> "Settings":
-        """The settings of this process."""
+    def from_odoo(cls) -> "Settings":
+        """Return the settings of this process."""
         from odoo.tools import config
 
         source = config.get("config") or getattr(config, "rcfile", None) or "odoo.conf"
         return cls(os.environ, config, source)
 
-    def _read(self, name: str, parse: Any) -> None:
-        for source, value in self._found(name):
-            if value in (None, False, "") and not (value is False and parse is _switch):
-                continue
+    def _read(self, name: str, parse: Callable[[str], Any]) -> None:
+        for source, value in self._find("imdispatcher_" + name):
             self.sources[name] = source
             try:
                 self.values[name] = parse(str(value).strip())
@@ -188,23 +191,34 @@ class Settings:
                 self._reject(name, value, exc)
             return
 
-    def _found(self, name: str) -> Iterator[Tuple[str, Any]]:
-        """Where a setting may stand; the first that is not empty counts."""
-        option = "imdispatcher_" + name
+    def _find(self, option: str) -> Iterator[Tuple[str, Any]]:
+        """Yield where a setting stands and its value; the first counts."""
         for variable in (option.upper(), "ODOO_" + option.upper()):
-            yield f"environment variable {variable}", self._environ.get(variable, "").strip()
-        yield f"{option} in {self._source}", self._options.get(option)
+            if self._environ.get(variable, "").strip():
+                yield f"environment variable {variable}", self._environ[variable].strip()
+        value = self._options.get(option)
+        if value not in (None, "", False) or (value is False and option.endswith(("keep_notify", "queue_job"))):
+            yield f"{option} in {self._source}", value
 
     def _reject(self, name: str, value: Any, right: Any) -> None:
-        shown = "its value (not shown)" if name == "db_password" else repr(str(value))
+        secret = name == "db_password" or hidden(str(value))
+        shown = "its value (not shown)" if secret else repr(str(value))
         self.values.pop(name, None)
-        effect = "which is ignored"
-        if name in CONNECTION and name not in ADDRESS:
-            effect = "so there is no direct connection"
+        harmless = name not in CONNECTION or name in ADDRESS
+        effect = "which is ignored" if harmless else "so there is no direct connection"
         problem = f"{self.sources[name]} is {shown}, {effect}: it has to be {right}."
         self.problems.append(problem)
-        if effect != "which is ignored":
-            self.refused.append(problem)
+        if not harmless:
+            self.fatal.append(problem)
+
+    def _report_others(self) -> None:
+        for name, remedy in GONE.items():
+            for source, _value in self._find("imdispatcher_" + name):
+                self.problems.append(f"{source} is no longer a setting: {remedy}.")
+        if not self.configured:
+            for option in FOREIGN:
+                for source, _value in self._find(option):
+                    self.problems.append(f"{source} is not read: set imdispatcher_{option[5:]}, for bus and cron.")
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -216,8 +230,3 @@ class Settings:
     def configured(self) -> bool:
         """Whether the listeners have an address of their own."""
         return any(name in self.values for name in ADDRESS)
-
-    @property
-    def auto(self) -> bool:
-        """Whether PostgreSQL itself is to be asked for its address."""
-        return self.values.get("db_host") == ["auto"]

@@ -3,106 +3,84 @@
 
 ::
 
-    CONNECTING ──> VERIFYING ──> CATCHING_UP ──> LISTENING
-        ^              │  ^           │              │ │
-        │              │  └───────────│── in doubt ──┘ │
-        └───── any loss ──────────────┴────────────────┘          STOPPED at the end
+    CONNECTING ──> VERIFYING ──> LISTENING
+        ^              │ ^           │ │
+        │              │ └─ in doubt ┘ │
+        └── any loss ──┴───────────────┘          STOPPED at the end
 
-The table is polled while the state is not LISTENING. The listener's thread writes the state, in
-``Listener.enter`` only; health, metrics and log read it.
+The table is polled while the state is not LISTENING. The listener's thread writes the state, in ``Listener.enter``
+only; recovery, health route, metrics and log read it.
 """
 
 import logging
 from typing import NamedTuple, Optional
 
-from .backoff import Throttle
-from .errors import OTHER_DATABASE, OTHER_SERVER, POOLER, REFUSED, UNDELIVERED, ConnectionLost
+from . import runtime
+from .errors import UNVERIFIED, ConnectionLost
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__package__ + ".listener")
 
 CONNECTING = "connecting"  # no connection
 VERIFYING = "verifying"  # it LISTENs; whether NOTIFYs reach it is not proven
-CATCHING_UP = "catching up"  # NOTIFYs reach it; what was missed is looked for
-LISTENING = "listening"
+LISTENING = "listening"  # NOTIFYs reach it
 STOPPED = "stopped"
 
 
 class State(NamedTuple):
     phase: str
-    endpoint: Optional[str]  # of the connection, for people; None without one
-    problem: Optional[ConnectionLost]  # the latest; None while LISTENING
-    lost_at: Optional[float]  # time.monotonic() when LISTENING ended; None while it lasts
-    connections: int  # made so far
+    since: float  # runtime.monotonic() when the phase began
+    endpoint: Optional[str] = None  # of the connection, for people; None without one
+    problem: Optional[ConnectionLost] = None  # the latest; None while LISTENING
+    lost_at: Optional[float] = None  # runtime.monotonic() when LISTENING ended; None while it lasts
+    connections: int = 0  # made so far
 
+    def next(
+        self, phase: str, now: float, endpoint: Optional[str] = None, problem: Optional[ConnectionLost] = None
+    ) -> "State":
+        """Return the state that follows.
 
-UNVERIFIED = [each.name for each in (OTHER_SERVER, OTHER_DATABASE, POOLER, UNDELIVERED, REFUSED)]
-
-
-def initial(now: float) -> State:
-    return State(CONNECTING, None, None, now, 0)
-
-
-def entered(
-    state: State,
-    phase: str,
-    now: float,
-    endpoint: Optional[str] = None,
-    problem: Optional[ConnectionLost] = None,
-) -> State:
-    """The state that follows.
-
-    :param endpoint: of a new connection; without it that of before, which ends with CONNECTING
-    :param problem: what ended the phase before; without it that of before, which ends with LISTENING
-    """
-    well = phase == LISTENING
-    return State(
-        phase,
-        endpoint or (None if phase in (CONNECTING, STOPPED) else state.endpoint),
-        None if well else problem or state.problem,
-        None if well else now if state.lost_at is None else state.lost_at,
-        state.connections + (endpoint is not None),
-    )
+        :param endpoint: of a new connection; without it the one before, which ends with CONNECTING
+        :param problem: what ended the phase before; without it the one before, which ends with LISTENING
+        """
+        listening = phase == LISTENING
+        return State(
+            phase,
+            self.since if phase == self.phase else now,
+            endpoint or (None if phase in (CONNECTING, STOPPED) else self.endpoint),
+            None if listening else problem or self.problem,
+            None if listening else now if self.lost_at is None else self.lost_at,
+            self.connections + (endpoint is not None),
+        )
 
 
 class StateLog:
-    """Logs the changes of one listener's state.
+    """Log the changes of one listener's state.
 
-    A state that goes back and forth is not logged each time: a kind of problem once a minute, and
-    the return from it if it was logged itself.
+    A state that goes back and forth is not logged each time: a kind of problem once a minute, and the return from it
+    if the problem was logged.
 
     :param name: the listener's
-    :param poll_seconds: how often is polled meanwhile
+    :param poll_seconds: how often the table is polled meanwhile
     """
 
     def __init__(self, name: str, poll_seconds: float) -> None:
         self._name, self._poll_seconds = name, poll_seconds
-        self._throttle = Throttle()
+        self._throttle = runtime.Throttle()
         self._return_due = True  # whether to log that it is LISTENING
 
-    def change(self, before: State, after: State, now: float, woken: int) -> None:
-        """Log a change.
-
-        :param woken: subscribers that were woken since the loss
-        """
+    def change(self, before: State, after: State) -> None:
+        """Log a change, if it is worth a line."""
         _logger.debug("The %s listener is %s.", self._name, after.phase)
         if after.phase == LISTENING:
-            if self._return_due:
-                self._log_listening(before, after, now, woken)
+            if self._return_due and before.problem is None:
+                _logger.info("The %s listener is listening on %s.", self._name, after.endpoint)
+            elif self._return_due:
+                lasted = after.since - (after.since if before.lost_at is None else before.lost_at)
+                again = "The %s listener is listening again on %s after %.2f s. What was missed is delivered now."
+                _logger.info(again, self._name, after.endpoint, lasted)
             self._return_due = False
         elif after.problem is not None and after.problem is not before.problem:
             self._log_problem(before, after.problem)
-
-    def _log_listening(self, before: State, after: State, now: float, woken: int) -> None:
-        if before.problem is None:
-            _logger.info("The %s listener is listening on %s.", self._name, after.endpoint)
-            return
-        _logger.info(
-            "The %s listener is listening again on %s after %.2f s; %d subscriber(s) woken.",
-            self._name,
-            after.endpoint,
-            now - (before.lost_at or now),
-            woken,
-        )
 
     def _log_problem(self, before: State, problem: ConnectionLost) -> None:
         cause = problem.cause
@@ -115,6 +93,8 @@ class StateLog:
         elif before.phase == CONNECTING:
             where = " to" if problem.endpoint else ":"
             text = f"cannot connect{where} {problem}. {cause.remedy} Retrying; p{polling}"
+        elif before.phase == VERIFYING and before.endpoint is not None and problem.endpoint != before.endpoint:
+            text = f"cannot be verified: {problem}. {cause.remedy} Retrying; p{polling}"
         else:
             text = f"lost its connection to {problem}. {cause.remedy} Retrying."
         _logger.log(cause.level, "The %s listener %s", self._name, text)

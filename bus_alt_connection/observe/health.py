@@ -1,42 +1,45 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""The route ``GET /bus_alt_connection/health``: 200 while the bus of this process is listening, or 503.
+"""The route ``GET /bus_alt_connection/health``: 200 while the bus of this process is listening, else 503.
 
 With ``?scope=host`` also 503 while a cron listener of this server is missing: PostgreSQL is asked.
 
-It is answered where Odoo's WSGI application is entered and is no controller. Odoo opens a cursor
-before it calls a controller, whatever the controller's ``auth``, as soon as one database is
-configured or the session knows one: with PostgreSQL away a controller would answer after that
-connection's timeout, with an error, and just then the answer matters.
+The route is answered where Odoo's WSGI application is entered and is no controller. Odoo opens a cursor before it
+calls a controller, whatever the controller's ``auth``, as soon as one database is configured or the session knows one:
+with PostgreSQL away a controller would answer after that connection's timeout, with an error, just when the answer
+matters.
 """
 
 import functools
+import importlib
 import json
 import urllib.parse
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import odoo.http
+import odoo.service.server
 
-from . import cluster, cron
-from .listener import listeners
-from .state import LISTENING, UNVERIFIED
+from .. import cron
+from ..errors import UNVERIFIED
+from ..listener import listeners
+from ..state import LISTENING
 
 PATH = "/bus_alt_connection/health"
 UNANSWERED = "None if Odoo has just started; else: does its own db_host answer?"
 STATUS_LINES = {"pass": "200 OK", "fail": "503 Service Unavailable"}
 
 
-def missing() -> Optional[str]:
-    """What this Odoo lacks of what ``patches`` needs, or None."""
-    return None if _application() else "odoo.http.Application or Root"
-
-
 def _application() -> Any:
-    # The class and not the object: it is what other middleware wraps, too. "Root" is before 16.
-    return getattr(odoo.http, "Application", None) or getattr(odoo.http, "Root", None)
+    """Return the class of the WSGI application: other middleware wraps the object."""
+    for module, name in (("odoo.http", "Application"), ("odoo.http.router", "Application"), ("odoo.http", "Root")):
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+    raise AttributeError("odoo.http has no WSGI application")
 
 
 def patches() -> List[Tuple[Any, str, Any]]:
-    """Odoo's WSGI application with the route."""
+    """Return Odoo's WSGI application with the route."""
     application = _application()
     upstream = application.__call__
 
@@ -50,33 +53,33 @@ def patches() -> List[Tuple[Any, str, Any]]:
 
 
 def health() -> Dict[str, str]:
-    """Whether the bus of this process is well. No address, no secret: anyone may ask."""
+    """Return whether the bus of this process is well. No address, no secret: anyone may ask."""
     states = [listener.state for listener in listeners() if listener.subscribers.name == "bus"]
     for state in states:
         if state.phase != LISTENING:
-            # With a connection a problem of before is over, unless it is that nothing arrives on it.
+            # With a connection a problem of before is over, unless the problem is that nothing arrives on it.
             cause = state.problem.cause if state.problem else None
-            if cause and state.endpoint and cause.name not in UNVERIFIED:
-                cause = None
-            if cause:
+            if cause and (not state.endpoint or state.problem.endpoint is None or cause.name in UNVERIFIED):
                 return _failing(state.phase, cause.name, cause.remedy)
             return _failing(state.phase, "unverified", UNANSWERED)
     return {"status": "pass", "state": LISTENING if states else "no listener here"}
 
 
 def host_health() -> Dict[str, str]:
-    """The same, and whether PostgreSQL has the cron listeners of this server."""
+    """Return the same, and whether PostgreSQL has the cron listeners of this server."""
+    from . import cluster
+
     found = health()
     if found["status"] == "fail":
         return found
     seen = cluster.watch().look()
     if seen is None:
         return _failing(found["state"], "unverified", UNANSWERED)
-    present, expected = seen.present["cron", "host"], cron.expected()
+    present, expected = seen.present["cron", "host"], cron.expected_listeners(odoo.service.server)
     if present < expected:
         remedy = (
-            f"PostgreSQL has {present} of {expected} cron listeners. None if Odoo has just started;"
-            " else: what does the log say of the cron listener?"
+            f"PostgreSQL has {present} of {expected} cron listeners. None if Odoo has just started; else: what does"
+            " the log say of the cron listener?"
         )
         return _failing(found["state"], "cron listener", remedy)
     return found
@@ -87,19 +90,14 @@ def _failing(state: str, cause: str, remedy: str) -> Dict[str, str]:
 
 
 def answer(environ: Dict[str, Any], start_response: Callable) -> List[bytes]:
-    """The route, as a WSGI application."""
+    """Answer the route, as a WSGI application."""
     method = environ.get("REQUEST_METHOD")
     if method not in ("GET", "HEAD"):
-        headers = [("Allow", "GET, HEAD"), ("Content-Length", "0")]
-        start_response("405 Method Not Allowed", headers)
+        start_response("405 Method Not Allowed", [("Allow", "GET, HEAD"), ("Content-Length", "0")])
         return [b""]
     scope = urllib.parse.parse_qs(environ.get("QUERY_STRING", "")).get("scope")
     found = host_health() if scope == ["host"] else health()
     body = json.dumps(found).encode()
-    headers = [
-        ("Content-Type", "application/json"),
-        ("Cache-Control", "no-store"),
-        ("Content-Length", str(len(body))),
-    ]
+    headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), ("Content-Length", str(len(body)))]
     start_response(STATUS_LINES[found["status"]], headers)
     return [b"" if method == "HEAD" else body]

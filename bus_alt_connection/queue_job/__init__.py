@@ -6,46 +6,37 @@ cursors WITH HOLD as well: a pooler in transaction mode loses all three. Contrac
 ``runner._connection_info_for`` returns leads to the listeners' address, unless the runner has a
 ``jobrunner_db_*`` setting of its own; role and database stay Odoo's. In any case both ends give up
 a silent path within seconds, the server first, so that its lock is free when the runner, which
-recovers by itself, is back. Without queue_job nothing is imported and nothing changed.
+recovers by itself, is back. Without queue_job this module is not imported.
 """
 
 import functools
 import importlib
 import logging
 import os
-from typing import Any, Dict
+from typing import Any, Dict, List, Tuple
 
 from psycopg2 import extensions
 
-import odoo
-
-from . import endpoints
-from .connection import BlockingConnection
-from .session import server_settings, tcp_parameters
-from .settings import Settings, server_wide_modules
+from .. import endpoints
+from ..listener import server_settings, tcp_parameters
+from ..settings import Settings
 
 _logger = logging.getLogger(__name__)
 
 OWN = ("host", "port", "user", "password")  # of the runner's settings, jobrunner_db_*
 
 
-def loaded() -> bool:
-    """Whether queue_job is loaded server-wide; elsewhere it has no runner."""
-    return not odoo.evented and "queue_job" in server_wide_modules()
+def patches(settings: Settings) -> List[Tuple[Any, str, Any]]:
+    """Return what makes the runner's connections as above.
 
-
-def install(settings: Settings) -> Any:
-    """Have the runner's connections made as above.
-
-    :return: its module
-    :raises Exception: whatever it has against being imported
+    :raises Exception: whatever the runner has against being imported
     """
     # Odoo imports it as well, before or after this addon: the order does not matter to either.
     runner = importlib.import_module("odoo.addons.queue_job.jobrunner.runner")
     if not settings.queue_job:
-        return runner
+        return []
     upstream = runner._connection_info_for
-    redirected = settings.configured and not settings.refused and not _has_own(runner)
+    redirected = settings.configured and not settings.fatal and not _has_own(runner)
 
     @functools.wraps(upstream)
     def _connection_info_for(db_name: str) -> Dict[str, Any]:
@@ -59,17 +50,16 @@ def install(settings: Settings) -> Any:
             **tcp_parameters(settings.heartbeat_seconds),
         )
 
-    runner._connection_info_for = _connection_info_for
     _logger.info(
         "The runner of queue_job connects to %s address and gives up a silent path within seconds;"
         " imdispatcher_queue_job = false leaves it alone.",
         "the listeners'" if redirected else "its own",
     )
-    return runner
+    return [(runner, "_connection_info_for", _connection_info_for)]
 
 
 def _has_own(runner: Any) -> bool:
-    """Whether the runner has a setting of its own, read as it does itself."""
+    """Return whether the runner has a setting of its own, read as it does itself."""
     return any(
         os.environ.get(f"ODOO_QUEUE_JOB_JOBRUNNER_DB_{name.upper()}")
         or runner.queue_job_config.get("jobrunner_db_" + name)
@@ -78,18 +68,12 @@ def _has_own(runner: Any) -> bool:
 
 
 def _direct(settings: Settings, own: Dict[str, Any]) -> Dict[str, Any]:
-    """The listeners' endpoints as one: libpq goes through a list, too.
+    """Return the listeners' endpoints as one: libpq goes through a list, too.
 
     :param own: the runner's own endpoint
-    :raises ConnectionLost: as ``endpoints.direct``, or if PostgreSQL does not say its address: the
-        runner tries again, where the pooler would lose its LISTEN without a word
+    :raises ConnectionLost: as ``endpoints.direct``: the runner tries again
     """
-    address = None
-    if settings.auto:
-        pooled = endpoints.pooled()
-        with BlockingConnection(pooled, settings.connect_timeout_seconds) as link:
-            address = endpoints.address_of(link.query(endpoints.ADDRESS)[0], pooled.get("host"))
-    found = endpoints.direct(settings, address)
+    found = endpoints.direct(settings)
     names = ["sslmode", "sslrootcert"]
     if found[0].get("user") == own.get("user"):
         names.append("password")  # another role's is of no use: the runner needs Odoo's tables
