@@ -20,11 +20,11 @@ from pathlib import Path
 import requests
 
 from stack import Stack, StackError, say
-from stack.client import OdooError, commit_clock
+from stack.clients.client import OdooError, commit_clock
+from stack.clients.flow import Flow, when_serves
 from stack.command import exit_status
-from stack.faults import CHUNK, Proxy
-from stack.flow import Flow, when_serves
-from stack.hold import Hold
+from stack.faults.hold import Hold
+from stack.faults.network import CHUNK, Proxy
 from stack.process import DEADLINE, wait_until
 
 from . import report

@@ -12,9 +12,9 @@ import struct
 import threading
 import time
 
-from stack.client import Session, compact, subscription
-from stack.postgres import ODOO_USER
+from stack.clients.client import Session, compact, subscription
 from stack.process import wait_until
+from stack.servers.postgres import ODOO_USER
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 AT_ONCE = 50        # websockets that are opened at the same time

@@ -3,7 +3,7 @@ import concurrent.futures
 import contextlib
 
 from stack.base import StackError
-from stack.client import Session
+from stack.clients.client import Session
 from stack.process import wait_until
 
 from .report import Result

@@ -18,12 +18,12 @@ from pathlib import Path
 import requests
 
 from stack import Stack, StackError, say
-from stack.client import OdooError, Sender, commit_clock, compact
+from stack.clients.client import OdooError, Sender, commit_clock, compact
+from stack.clients.state import INSTANT
 from stack.command import exit_status
-from stack.faults import Island
-from stack.patroni import Cluster
+from stack.faults.network import Island
 from stack.process import wait_until
-from stack.state import INSTANT
+from stack.servers.patroni import Cluster
 
 from . import report
 from .clients import Swarm, login

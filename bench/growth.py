@@ -4,8 +4,8 @@ import statistics
 import threading
 import time
 
+from stack.clients.state import wait_healthy
 from stack.process import wait_until
-from stack.state import wait_healthy
 
 from .clients import AT_ONCE, TIMEOUT, Sender, Swarm
 from .report import Result

@@ -6,7 +6,7 @@ import time
 
 import requests
 
-from stack.client import OdooError
+from stack.clients.client import OdooError
 
 from .clients import Sender, Swarm, login
 from .report import Result

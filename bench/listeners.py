@@ -4,9 +4,9 @@ import re
 import time
 from pathlib import Path
 
-from stack.pgbouncer import PgBouncer
-from stack.postgres import ODOO_USER, Postgres
 from stack.process import Program, children, wait_until
+from stack.servers.pgbouncer import PgBouncer
+from stack.servers.postgres import ODOO_USER, Postgres
 
 from .report import Result
 from .setups import DATABASE, alive, cpu

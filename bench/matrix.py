@@ -25,15 +25,15 @@ import requests
 from psycopg2 import extensions
 
 from stack import Machine, Stack, StackError, say
-from stack.client import OdooError, Sender
+from stack.clients.client import OdooError, Sender
+from stack.clients.flow import Flow, when_serves
+from stack.clients.listeners import direct, wait_listening
 from stack.command import exit_status
-from stack.faults import Proxy
-from stack.flow import Flow, when_serves
-from stack.listeners import direct, wait_listening
-from stack.pgbouncer import PgBouncer
-from stack.poolers import Odyssey, Pgagroal, Pgpool
+from stack.download.releases import released
+from stack.faults.network import Proxy
 from stack.process import DEADLINE, wait_until
-from stack.releases import released
+from stack.servers.pgbouncer import PgBouncer
+from stack.servers.poolers import Odyssey, Pgagroal, Pgpool
 
 from . import report
 from .setups import DATABASE

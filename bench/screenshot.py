@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from stack import Stack, say
-from stack.browser import browser
+from stack.clients.browser import browser
+from stack.clients.discuss import DATABASE, MODULES, talk
+from stack.clients.listeners import wait_listening
 from stack.command import exit_status
-from stack.discuss import DATABASE, MODULES, talk
-from stack.listeners import wait_listening
 
 PAGE = 400, 496             # pixels: so narrow that Odoo shows the conversation alone, so high that all of it is seen
 BAR, GAP, MARGIN = 30, 190, 12

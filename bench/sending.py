@@ -8,8 +8,8 @@ import contextlib
 import statistics
 import time
 
-from stack.client import Sender, commit_clock, compact
-from stack.postgres import ODOO_USER
+from stack.clients.client import Sender, commit_clock, compact
+from stack.servers.postgres import ODOO_USER
 
 from .clients import Swarm, login
 from .report import Aim, Result

@@ -14,10 +14,10 @@ from collections import namedtuple
 from pathlib import Path
 
 from stack import ADDON, say
-from stack.hold import ADDONS, HOLDING
-from stack.pgbouncer import PgBouncer
+from stack.download.python import published
+from stack.faults.hold import ADDONS, HOLDING
 from stack.process import Program, children, wait_until
-from stack.python import published
+from stack.servers.pgbouncer import PgBouncer
 
 DATABASE = "demo"
 # Upstream's parent ends a worker that does not answer it for so long, and ours are stopped on purpose.
@@ -41,7 +41,7 @@ RECEIVING = [name for name in SETUPS if name != "addon off"]    # that one recei
 
 def start(stack, name, workers=1, via=None, poolers=None, options=None, hold=None, ready=True, env=None):
     """An Odoo in one of the ways. `via`: the (host, port) it is told in place of PostgreSQL's own. `hold`: what can
-    hold its transactions, see stack/hold.py. `ready`: wait until it answers; without, `wait_ready` does."""
+    hold its transactions, see stack/faults/hold.py. `ready`: wait until it answers; without, `wait_ready` does."""
     setup = SETUPS[name]
     via = via or (stack.postgres.host, stack.postgres.port)
     odoo = stack.odoo(pooled=setup.pooler is not None, direct=False, name=f"{name.replace(' ', '-')}-{time.time_ns()}")

@@ -21,14 +21,14 @@ import psycopg2
 import requests
 
 from stack import ADDON, Postgres, Stack, StackError, say
-from stack.client import OdooError, Sender, Session
+from stack.clients.client import OdooError, Sender, Session
+from stack.clients.flow import when_serves
+from stack.clients.listeners import wait_listening
 from stack.command import exit_status
-from stack.faults import Island, Proxy
-from stack.flow import when_serves
-from stack.hold import ADDONS, HOLDING, NAMING, Hold, name_of
-from stack.intruder import Intruder
-from stack.listeners import wait_listening
-from stack.move import Move
+from stack.faults.hold import ADDONS, HOLDING, NAMING, Hold, name_of
+from stack.faults.intruder import Intruder
+from stack.faults.move import Move
+from stack.faults.network import Island, Proxy
 from stack.process import children, wait_until
 
 from . import report

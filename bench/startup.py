@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from stack import ADDON
-from stack.client import Session
+from stack.clients.client import Session
 from stack.process import DEADLINE, children, wait_until
 
 from .report import Result

@@ -6,11 +6,11 @@ import time
 import psycopg2.extras
 import requests
 
-from stack.faults import Proxy
-from stack.listeners import direct, wait_listening
-from stack.postgres import ODOO_USER
+from stack.clients.listeners import direct, wait_listening
+from stack.clients.state import wait_failing, wait_healthy
+from stack.faults.network import Proxy
 from stack.process import children, wait_until
-from stack.state import wait_failing, wait_healthy
+from stack.servers.postgres import ODOO_USER
 
 from .clients import Client, Swarm
 from .report import Result

@@ -18,8 +18,8 @@ import psycopg2
 import requests
 
 from stack import StackError
-from stack.client import OdooError, Sender, Session, compact
-from stack.jobs import a_job
+from stack.clients.client import OdooError, Sender, Session, compact
+from stack.clients.jobs import a_job
 from stack.process import DEADLINE, wait_until
 
 EVERY = 0.5         # seconds from one message on a hot channel to the next

@@ -15,10 +15,10 @@ import threading
 from pathlib import Path
 
 from .machine import Machine, StackError, say
-from .odoo import ADDON, Odoo
-from .pgbouncer import PgBouncer
-from .postgres import Postgres
-from .template import Template
+from .servers.odoo import ADDON, Odoo
+from .servers.pgbouncer import PgBouncer
+from .servers.postgres import Postgres
+from .servers.template import Template
 
 __all__ = ["ADDON", "Machine", "Odoo", "PgBouncer", "Postgres", "Stack", "StackError", "say"]
 

@@ -2,7 +2,7 @@
 import sys
 
 from . import StackError
-from .client import OdooError
+from .clients.client import OdooError
 
 
 def exit_status(name, run, *more):

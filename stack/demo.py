@@ -10,14 +10,14 @@ import sys
 import time
 
 from . import ADDON, Stack, say
-from .client import Sender, Session, commit_clock
+from .clients.client import Sender, Session, commit_clock
 from .command import exit_status
-from .gateway import Gateway
+from .download.programs import prometheus
 from .machine import REPO
 from .process import free_port
-from .programs import prometheus
-from .prometheus import DASHBOARD, Prometheus
 from .series import Series
+from .servers.gateway import Gateway
+from .servers.prometheus import DASHBOARD, Prometheus
 
 DATABASE = "demo"
 COUNT = 5

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .base import REPO, StackError, Unavailable, run, say
-from .cache import Cache, cache_folder
-from .programs import programs
-from .python import environment
-from .source import PACKAGES, OdooSource, find_odoo
+from .download.cache import Cache, cache_folder
+from .download.programs import programs
+from .download.python import environment
+from .download.source import PACKAGES, OdooSource, find_odoo
 
 __all__ = ["PACKAGES", "REPO", "Machine", "StackError", "Unavailable", "run", "say"]
 

@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from .machine import StackError
+from .base import StackError
 
 DEADLINE = 60       # seconds; to catch what hangs, however slow the machine is: not to measure
 PORTS, SLICES = range(10000, 32768), 64

@@ -13,7 +13,7 @@ FACTS = {
     "server_wide": {12: "base,web", 19: "base,rpc,web"},     # what Odoo loads by itself, without the addon
     # the command line: 19 makes databases without demo data unless asked
     "without_demo": {12: ["--without-demo=all"], 19: []},
-    # the clients: stack/client.py has a class of each name
+    # the clients: stack/clients/client.py has a class of each name
     "client": {12: "LongPolling", 16: "WebSocket"},
     "websocket": {12: None, 16: "odoo.addons.bus.websocket"},
     # a websocket closes the pair of sockets by which it is woken when it ends; before, garbage collection does

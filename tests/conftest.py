@@ -10,19 +10,18 @@ import itertools
 import os
 import signal
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 
-from stack import Postgres, Stack, StackError, python
-from stack.client import Sender, Session
-from stack.faults import Proxy
+from stack import Postgres, Stack, StackError
+from stack.clients.client import Sender, Session
+from stack.download import python
+from stack.download.python import QUEUE_JOB
+from stack.faults.network import Proxy
 from stack.machine import PACKAGES, Unavailable
-from stack.python import QUEUE_JOB
 from stack.series import Series
 
-pytest_plugins = ["running"]
+pytest_plugins = ["tests.running"]
 NAMES = itertools.count(1)
 
 
@@ -127,7 +126,7 @@ def function(postgres):
 def queue_job(stack, facts):
     """The addons folder of OCA's queue_job, of this series."""
     if facts.number not in QUEUE_JOB:
-        pytest.skip(f"NOT TESTED: stack/python.py names no queue_job of {facts}")
+        pytest.skip(f"NOT TESTED: stack/download/python.py names no queue_job of {facts}")
     try:
         return python.queue_job(stack.machine.cache, facts.number)[0]
     except StackError as exc:
@@ -232,24 +231,3 @@ def bus(request):
     yield open_bus
     for thing in opened:
         thing.close()
-
-
-@pytest.fixture(scope="module")
-def served():
-    from mirror import serve
-    yield from serve()
-
-
-@pytest.fixture
-def mirror(served):
-    """A mirror of tiny packages on this machine, without the faults of the test before."""
-    yield served
-    served.calm()
-
-
-@pytest.fixture
-def folder():
-    """An empty folder that every user can get to, as pytest's are not."""
-    with tempfile.TemporaryDirectory(prefix="bus-alt-test-") as name:
-        os.chmod(name, 0o755)
-        yield Path(name)

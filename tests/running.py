@@ -26,8 +26,8 @@ import traceback
 import pytest
 
 from stack import StackError
-from stack.odoo import Odoo
 from stack.process import PROGRAMS, children, wait_until
+from stack.servers.odoo import Odoo
 
 EVERY = 60          # seconds
 GRACE = 60          # seconds

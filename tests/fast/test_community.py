@@ -10,7 +10,8 @@ import check_jsonschema
 import pytest
 import yaml
 from click.testing import CliRunner
-from documents import REPO
+
+from tests.documents import REPO
 
 GITHUB = REPO / ".github"
 FRAGMENTS = REPO / "bus_alt_connection/readme/newsfragments"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stack.fetch import THINGS
-from stack.python import GROUPS
+from stack.download.fetch import THINGS
+from stack.download.python import GROUPS
 
 DEV = Path(__file__).parent.parent.parent / "dev"
 
@@ -43,8 +43,8 @@ REST = {"chromium", "haproxy", "patroni", "published-19", "queue-job-19", "queue
     (["--series", "14", "-k", "bus"], {"programs", "odoo-14"} | REST, {"programs", "odoo-14"}),
     (["--series=19,14"], SERVERS | REST, SERVERS),
     (["--odoo-home", "/a/tree"], {"programs"} | REST, {"programs"}),
-    (["tests/test_bus.py", "-x"], SERVERS, {"programs", "odoo-19"}),
-    (["--series", "14", "tests/test_bus.py::test_one"], {"programs", "odoo-14"}, {"programs", "odoo-14"}),
+    (["tests/stack/test_bus.py", "-x"], SERVERS, {"programs", "odoo-19"}),
+    (["--series", "14", "tests/stack/test_bus.py::test_one"], {"programs", "odoo-14"}, {"programs", "odoo-14"}),
     (["tests/fast/test_dev.py"], set(), set()),
 ])
 def test_what_the_tests_need(dev, args, wanted, needed):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from old_python import old_python
+
+from tests.old_python import old_python
 
 REPO = Path(__file__).parent.parent.parent
 ADDON = REPO / "bus_alt_connection"

@@ -2,7 +2,7 @@
 import subprocess
 import sys
 
-from documents import REPO
+from tests.documents import REPO
 
 
 def test_every_file_has_a_promise():

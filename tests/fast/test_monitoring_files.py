@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documents import one_line
 
-from stack.cache import Cache, Missing, cache_folder
+from stack.download.cache import Cache, Missing, cache_folder
+from stack.download.programs import prometheus
 from stack.machine import Unavailable
-from stack.programs import prometheus
-from stack.prometheus import config
+from stack.servers.prometheus import config
+from tests.documents import one_line
 
 REPO = Path(__file__).parent.parent.parent
 ALERTS = REPO / "docs/monitoring/alerts.yml"
@@ -66,7 +66,7 @@ def promtool():
 
 def test_a_fault_fires_its_alert(promtool):
     promtool("check", "rules", "--lint-fatal", ALERTS)
-    promtool("test", "rules", REPO / "tests/alerts.yml")
+    promtool("test", "rules", REPO / "tests/fast/alerts.yml")
 
 
 def test_prometheus_reads_the_queries(promtool, tmp_path):

@@ -128,7 +128,7 @@ def test_several_leave_in_one_statement():
 
 
 class Refused(psycopg2.Error):
-    """psycopg2 lets nobody set `pgcode`; the real one is in tests/test_notifier.py."""
+    """psycopg2 lets nobody set `pgcode`; the real one is in tests/stack/test_notifier.py."""
 
     def __init__(self, state):
         super().__init__(state)

@@ -10,16 +10,16 @@ import subprocess
 import sys
 import tomllib
 
-import documents
 import pytest
 import yaml
-from documents import REPO, block, ini, literals, one_line, rows
 
 from bench.report import BEGIN, END
 from bus_alt_connection import errors, state
 from bus_alt_connection.settings import Settings
 from stack.addon import FOLDER
 from stack.series import Series
+from tests import documents
+from tests.documents import REPO, block, ini, literals, one_line, rows
 
 # -- the pages ---------------------------------------------------------------------------------------------------------
 
@@ -413,7 +413,7 @@ def test_the_page_of_the_manifest_says_what_the_readme_says():
 
 
 def test_pip_knows_the_published_addon_by_another_name():
-    from stack.python import PUBLISHED
+    from stack.download.python import PUBLISHED
     done = subprocess.run([sys.executable, "setup.py", "--name"], cwd=REPO, text=True, capture_output=True)
     ours = done.stdout.split()[-1]
     assert ours != PUBLISHED

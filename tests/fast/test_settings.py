@@ -5,10 +5,10 @@ costs one line that names setting, source, value and what would be right; a pass
 makes of odoo.conf, and what comes of it, is in inside/test_settings.py.
 """
 import pytest
-from inside.settings_values import CONNECTION, FILE, NAMES, REFUSED, RIGHT, SECRET, WRONG
 
 from bus_alt_connection import settings
 from bus_alt_connection.settings import Settings
+from tests.inside.settings_values import CONNECTION, FILE, NAMES, REFUSED, RIGHT, SECRET, WRONG
 
 
 def env(name, prefix=""):

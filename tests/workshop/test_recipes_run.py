@@ -1,0 +1,563 @@
+"""What the README and docs/ say is so: their snippets are run on the real stack, their settings are asked in Odoo.
+
+What needs no server is in fast/test_recipes_read.py.
+
+Takes 2 min.
+"""
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+
+import psycopg2
+import pytest
+
+from stack import Stack
+from stack.clients.client import Session
+from stack.clients.flow import INSTANT, Flow, when_serves
+from stack.clients.listeners import direct, wait_listening
+from stack.faults.network import Proxy
+from stack.machine import Unavailable
+from stack.process import DEADLINE, free_port, wait_until
+from stack.recipes import changed
+from stack.servers.haproxy import HAProxy
+from stack.servers.postgres import connect as log_in
+from tests import documents
+from tests.documents import REPO, block, ini, one_line, options, rows
+
+SOON = 20.0         # seconds after a loss; it is some tenths, and upstream is dark for 50
+
+
+# -- the settings ------------------------------------------------------------------------------------------------------
+
+# Run by Odoo's interpreter: which settings the addon asks the environment for, and what it makes of files of odoo.conf.
+READER = """
+import json, os, runpy, sys
+import odoo
+import odoo.sql_db
+from odoo.tools import config
+runpy.run_path(sys.argv[1])["importable"]()
+from bus_alt_connection import endpoints
+from bus_alt_connection.session import Session
+from bus_alt_connection.settings import Settings
+class Asked(dict):
+    def get(self, name, default=None):
+        self[name] = default
+        return default
+asked = Asked()
+plain = Settings(asked)
+direct = endpoints.direct(plain)
+told = {
+    "asked": [name for name in asked if name.startswith("IMDISPATCHER_")],
+    "values": plain.values,
+    "beats": Session.BEATS,
+    "unset is Odoo's own": [{key: value for key, value in info.items() if value} for info in direct]
+    == [{key: value for key, value in endpoints.pooled().items() if value}],
+    "database": direct[0]["dbname"],
+    "files": {},
+}
+for path in sys.argv[2:]:
+    reader, writer = os.pipe()
+    if not os.fork():       # one process a file: options of one would stay for the next
+        config._parse_config(["-c", path])
+        found = Settings.of_odoo()
+        modules = config["server_wide_modules"]
+        answer = {"problems": found.problems, "direct": endpoints.direct(found), "pooled": endpoints.pooled(),
+                  "loaded": modules.split(",") if isinstance(modules, str) else list(modules)}
+        os.write(writer, json.dumps(answer).encode())
+        os._exit(0)
+    os.wait()
+    os.close(writer)
+    told["files"][path] = json.loads(os.read(reader, 65536))
+print(json.dumps(told))
+"""
+CONFS = {name: text for _, name, _, text in documents.blocks() if name and "[options]" in text}
+
+
+@pytest.fixture(scope="module")
+def settings(stack, tmp_path_factory):
+    """What the addon's settings are, and what it makes of every odoo.conf in the documentation, asked in Odoo."""
+    folder = tmp_path_factory.mktemp("confs")
+    secret = folder / "a-file"
+    secret.write_text("secret\n")
+    paths = {}
+    for name, text in CONFS.items():
+        # files and folders of other machines; the rest stays as it is written
+        text = re.sub(r"(?m)^(imdispatcher_\w+_file|imdispatcher_db_sslrootcert) = .*", rf"\1 = {secret}", text)
+        text = re.sub(r"(?m)^(data_dir|addons_path) = .*\n?", "", text)
+        paths[name] = folder / f"{name}.conf"
+        paths[name].write_text(text)
+    odoo = stack.machine.odoo
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "ODOO", "IMDISPATCHER"))}
+    done = subprocess.run([odoo.command[0], "-c", READER, str(REPO / "stack" / "addon.py"), *map(str, paths.values())],
+                          env={**env, "PYTHONDONTWRITEBYTECODE": "1", **odoo.env}, text=True, capture_output=True)
+    assert not done.returncode, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    told["files"] = {name: told["files"][str(path)] for name, path in paths.items()}
+    return told
+
+
+def test_the_tables_have_every_setting(settings):
+    described = [row[0] for row in rows("settings-table") + rows("timing-table")]
+    assert sorted(described) == sorted(name.lower() for name in settings["asked"])
+
+
+def test_the_tables_have_the_defaults(settings):
+    values = settings["values"]
+    for option, default, unit, _ in rows("timing-table"):
+        name = option[len("imdispatcher_"):]
+        assert float(default) == values[name], option
+        assert unit == ("a second" if name.endswith("_per_second") else "seconds")
+        assert name.endswith("_seconds") or unit == "a second"
+    for option, default, _ in rows("settings-table"):
+        name = option[len("imdispatcher_"):]
+        if default == f"as {name}":
+            assert settings["unset is Odoo's own"]
+        elif name == "db_name":
+            assert default == settings["database"]
+        else:
+            value = values.get(name)
+            value = str(value).lower() if isinstance(value, bool) else value
+            assert default in ("none", "as libpq") and value is None or default == value, option
+
+
+def heartbeat():
+    """(the statement, seconds from one to the next, how it is run) as the page about the role says."""
+    text = one_line((REPO / "docs/role.rst").read_text())
+    seconds, statement, run = re.search(
+        r"heartbeat every (\d+) s, the statement ``(.*?)``.*?shows ``(.*?)``", text).groups()
+    return statement, float(seconds), run
+
+
+def test_how_often_a_heartbeat_is_sent(settings):
+    assert heartbeat()[1] == settings["values"]["heartbeat_seconds"] * max(settings["beats"])
+
+
+@pytest.mark.parametrize("name", CONFS)
+def test_an_odoo_conf_is_understood(settings, name):
+    found = settings["files"][name]
+    assert found["problems"] == []
+    said = ini(CONFS[name])["options"]
+    if "server_wide_modules" in said:
+        assert "bus_alt_connection" in found["loaded"]
+    hosts = said.get("imdispatcher_db_host", said.get("db_host", "")).split(",")
+    assert [info.get("host") or "" for info in found["direct"]] == hosts
+    port = said.get("imdispatcher_db_port", said.get("db_port"))
+    assert {str(info["port"]) if info.get("port") else None for info in found["direct"]} == {port}
+    assert {info["dbname"] for info in found["direct"]} == {said.get("imdispatcher_db_name", "postgres")}
+    for option in ("user", "sslmode"):
+        wanted = said.get(f"imdispatcher_db_{option}", found["pooled"].get(option))
+        assert {info.get(option) for info in found["direct"]} == {wanted}
+    if "imdispatcher_db_password_file" in said:
+        assert {info["password"] for info in found["direct"]} == {"secret"}
+
+
+# -- on the real stack -------------------------------------------------------------------------------------------------
+
+def arrives(client, sender, text="here", times=5):
+    """A notification that is sent now is pushed, and not found by asking every few seconds.
+
+    Of several one has to be pushed: a poll would make each of them wait for the next one.
+    """
+    took = []
+    for number in range(times):
+        sender.send_sql(f"{text} {number}")
+        before = time.monotonic()
+        while client.next().payload != f"{text} {number}":
+            pass
+        took.append(time.monotonic() - before)
+        if took[-1] < INSTANT:
+            return
+    raise AssertionError(f"nothing was pushed: {took}")
+
+
+def refused(connect, words):
+    """Wait until a login is refused with these words: a reload takes a moment to be in force."""
+    said = []
+
+    def is_refused():
+        try:
+            connect().close()
+            return False
+        except psycopg2.OperationalError as exc:
+            said[:] = [str(exc)]
+            return words in str(exc)
+    wait_until(is_refused, DEADLINE, lambda: f"not refused with {words!r} but {said}")
+
+
+def denied(connection, sql):
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege), connection.cursor() as cr:
+        cr.execute(sql)
+
+
+def test_a_role_that_may_only_listen(stack, odoo, bus, postgres, tmp_path):
+    secret = tmp_path / "password"
+    secret.write_text("only for listening\n")
+
+    def connect(dbname="postgres"):
+        return log_in(postgres.host, postgres.port, dbname, "odoo_listener", "only for listening")
+
+    def public():
+        return [postgres.query(f"SELECT has_database_privilege('public', %s, '{right}')", [name])[0][0]
+                for name in ("postgres", "demo") for right in ("CONNECT", "TEMPORARY")]
+    before = public()
+    server = None
+    try:
+        postgres.query(block("role-create").replace("change me", "only for listening"))
+        connection = connect("demo")        # not yet kept out, and may read nothing all the same
+        denied(connection, "SELECT * FROM bus_bus")
+        denied(connection, "SELECT * FROM res_users")
+        connection.close()
+        postgres.query(block("role-database"))
+        postgres.query(block("role-schema"))
+        assert public() == [False] * 4
+        # what it may not do
+        refused(lambda: connect("demo"), 'permission denied for database "demo"')
+        connection = connect()
+        for sql in ("CREATE TABLE mine (id int)", "CREATE TEMPORARY TABLE mine (id int)", "CREATE DATABASE mine",
+                    "CREATE ROLE mine", "SELECT * FROM pg_authid"):
+            denied(connection, sql)
+        # what it may, and that a heartbeat takes no transaction id, as a NOTIFY would
+        cr = connection.cursor()
+        cr.execute('LISTEN "imbus"')
+        assert ids_taken(cr, heartbeat()[0]) < 20 <= ids_taken(cr, "SELECT pg_notify('imbus', 'mine')")
+        cr.execute("SELECT DISTINCT query FROM pg_stat_activity WHERE usename <> current_user AND query <> ''")
+        assert cr.fetchall() in ([], [("<insufficient privilege>",)])
+        # Odoo with it
+        server = odoo(options=options("role-odoo-conf", imdispatcher_db_host=postgres.host,
+                                      imdispatcher_db_port=postgres.port, imdispatcher_db_password_file=secret))
+        client, sender = bus(server)
+        pid, = wait_listening(postgres, server, "bus")
+        seen = {row[0]: row for row in postgres.query(block("readme-activity"))}
+        assert seen[pid][1:] == ("odoo_listener", direct(postgres, server, "bus")[0][1], "idle")
+        arrives(client, sender)
+        wait_until(lambda: direct(postgres, server, "bus")[0][3] == heartbeat()[2], DEADLINE,
+                   lambda: f"the listener's latest statement is {direct(postgres, server, 'bus')[0][3]}")
+        postgres.query("SELECT pg_terminate_backend(%s)", [pid])
+        server.wait_log("bus listener is listening again")
+        arrives(client, sender, "again")
+        # full: the limit is named
+        postgres.query("ALTER ROLE odoo_listener CONNECTION LIMIT 0")
+        refused(connect, 'too many connections for role "odoo_listener"')
+        connection.close()
+    finally:
+        if server:
+            server.kill()
+        postgres.query(block("role-drop"))
+    assert public() == before
+    assert not postgres.query("SELECT 1 FROM pg_roles WHERE rolname = 'odoo_listener'")
+
+
+def ids_taken(cr, sql, times=20):
+    """How many transaction ids were used up while a statement ran some times."""
+    now = "SELECT txid_snapshot_xmax(txid_current_snapshot())"
+    cr.execute(now)
+    before, = cr.fetchone()
+    for _ in range(times):
+        cr.execute(sql)
+    cr.execute(now)
+    return cr.fetchone()[0] - before
+
+
+@pytest.fixture
+def hba(postgres):
+    """Write pg_hba.conf: these lines, and the superuser's below them."""
+    path = postgres.data / "pg_hba.conf"
+    before = path.read_text()
+    postgres.query("CREATE ROLE odoo_listener LOGIN PASSWORD 'listens'")
+
+    def write(lines):
+        # all of the recipe's machines are this one
+        path.write_text(re.sub(r"192\.0\.2\.\d+/\d+", "127.0.0.1/32", lines)
+                        + "\nhost all postgres 127.0.0.1/32 scram-sha-256\n")
+        check, reload = block("pg-hba-check").strip().splitlines()
+        assert postgres.query(check) == []
+        postgres.query(reload)
+    yield write
+    path.write_text(before)
+    postgres.query("SELECT pg_reload_conf()")
+    wait_until(lambda: logs_in(postgres), DEADLINE, "the old pg_hba.conf is not in force again")
+    postgres.query("DROP ROLE odoo_listener")
+
+
+def logs_in(postgres):
+    try:
+        postgres.connect("demo", user="odoo").close()
+        return True
+    except psycopg2.OperationalError:
+        return False
+
+
+def test_pg_hba(hba, postgres):
+    def listener(dbname="postgres"):
+        return log_in(postgres.host, postgres.port, dbname, "odoo_listener", "listens")
+    hba(block("pg-hba"))
+    refused(lambda: listener("demo"), "pg_hba.conf rejects connection")
+    listener().close()
+    for dbname in ("postgres", "demo"):
+        postgres.connect(dbname, user="odoo").close()
+    refused(lambda: postgres.connect(user="postgres", dbname="demo", host=postgres.socket_dir), "no pg_hba.conf entry")
+
+    # without a role of its own: the pooler's line, here left out, is what lets odoo in elsewhere
+    hba(block("pg-hba-same-role"))
+    refused(lambda: postgres.connect("demo", user="odoo"), "no pg_hba.conf entry")
+    postgres.connect(user="odoo").close()
+
+
+def test_the_check_of_pg_hba_finds_a_mistake(hba):
+    with pytest.raises(AssertionError, match="invalid"):
+        hba("host all odoo 192.0.2.10/32 scram-sha-265")
+
+
+@pytest.fixture(scope="module")
+def tls(stack, tmp_path_factory):
+    """PostgreSQL with the certificate of the recipe, made by its commands: the folder with ca.crt and other/ca.crt."""
+    if not shutil.which("openssl"):
+        pytest.skip("the recipe's certificates need the program openssl")
+    postgres = stack.postgres
+    folder = tmp_path_factory.mktemp("tls")
+    # by address: the name of this machine may stand for several
+    commands = re.sub("DNS:pg.example", "IP:127.0.0.1", block("tls-certificates")).replace("pg.example", "127.0.0.1")
+    for place in (folder, folder / "other"):
+        place.mkdir(exist_ok=True)
+        subprocess.run(["sh", "-e"], input=commands, cwd=place, text=True, check=True, capture_output=True)
+    said = ini("[postgresql]\n" + block("tls-postgresql-conf"))["postgresql"]
+    for name in ("server.key", "server.crt"):
+        target = postgres.data / name
+        shutil.copyfile(folder / name, target)
+        target.chmod(0o600)
+        if stack.machine.run_as:
+            os.chown(target, *stack.machine.run_as)
+
+    def is_on(state):
+        return lambda: postgres.query("SHOW ssl")[0][0] == state
+    try:
+        for name, value in said.items():
+            postgres.query(f"ALTER SYSTEM SET {name} = {value}")
+        postgres.query("SELECT pg_reload_conf()")
+        wait_until(is_on("on"), DEADLINE, lambda: f"no TLS after a reload: {postgres.last_lines()}")
+        yield folder
+    finally:
+        for name in said:
+            postgres.query(f"ALTER SYSTEM RESET {name}")
+        postgres.query("SELECT pg_reload_conf()")
+        wait_until(is_on("off"), DEADLINE, "TLS stays on")
+
+
+def quoted(words, **instead):
+    """The page's line that has these words, with other words in it."""
+    line, = (line for line in documents.quoted_lines() if words in line)
+    for old, new in instead.items():
+        line = line.replace(f"{old}.example:5432", new).replace(f'"{old}.example"', f'"{new.partition(":")[0]}"')
+    return line
+
+
+def test_tls_with_verify_full(tls, odoo, bus, postgres, request, tmp_path):
+    # another address of this machine, which is not in the certificate
+    proxy = Proxy((postgres.host, postgres.port), listener=socket.create_server(("127.0.0.2", 0)))
+    request.addfinalizer(proxy.close)
+    ca = tmp_path / "ca.crt"
+    shutil.copyfile(tls / "other" / "ca.crt", ca)
+    server, misnamed = (
+        odoo(ready=False, options=options("tls-odoo-conf", imdispatcher_db_host=host, imdispatcher_db_port=port,
+                                          imdispatcher_db_sslrootcert=root))
+        for host, port, root in ((postgres.host, postgres.port, ca), (proxy.host, proxy.port, tls / "ca.crt")))
+    # of another authority
+    client, sender = bus(server.wait_ready())
+    line = one_line(server.wait_log(r"ERROR .*The bus listener cannot connect to .*")[0])
+    assert quoted("certificate verify failed", pg=f"{postgres.host}:{postgres.port}") in line
+    assert not direct(postgres, server)
+    # the right one is taken at the next connect
+    shutil.copyfile(tls / "ca.crt", ca)
+    wait_listening(postgres, server, "bus")
+    arrives(client, sender)
+    ours = {name: (ssl, version) for name, ssl, version in postgres.query(block("tls-check"))
+            if name.endswith(f" {server.pid}")}
+    assert any(" bus " in name for name in ours)
+    assert all(ssl and version.startswith("TLS") for ssl, version in ours.values()), ours
+    # a connection with TLS that is lost is no error of TLS, which would be retried slowly
+    since = server.log_size()
+    postgres.query("SELECT pg_terminate_backend(%s)", wait_listening(postgres, server, "bus"))
+    server.wait_log("The bus listener is listening again", since=since)
+    assert " ERROR " not in server.log_text(since)
+    # for another name
+    bus(misnamed.wait_ready())
+    line = one_line(misnamed.wait_log(r"ERROR .*The bus listener cannot connect to .*")[0])
+    assert quoted("does not match host name", pg=postgres.host, db=f"{proxy.host}:{proxy.port}") in line
+    assert not direct(postgres, misnamed)
+
+
+def test_nobody_without_tls(tls, hba, postgres):
+    hba(block("tls-pg-hba"))
+
+    def listener(sslmode):
+        return log_in(postgres.host, postgres.port, "postgres", "odoo_listener", "listens", sslmode=sslmode)
+    refused(lambda: listener("disable"), "no pg_hba.conf entry")
+    listener("require").close()
+
+
+def test_one_database_in_session_mode(odoo, bus, pgbouncer, postgres):
+    said = ini(block("session-pgbouncer-ini"))
+    mode = re.sub(r"host=\S+ port=\S+ ", "", said["databases"]["postgres"])
+    assert said["pgbouncer"]["pool_mode"] == pgbouncer.show("CONFIG")[0].get("pool_mode", "transaction")
+    with pgbouncer.changed(databases={"postgres": mode}):
+        server = odoo(direct=False, options=options("session-odoo-conf"))
+        with Flow(server, pgbouncer, postgres) as flow:
+            server.wait_log(r"The bus listener is listening on .* as odoo \(through a pooler\)\.")
+            flow.check_pushed()
+            pid, = wait_listening(postgres, server, "bus")
+            pool, = (row for row in pgbouncer.show("POOLS") if row["database"] == "postgres")
+            assert pool["pool_mode"] == "session" and int(pool["sv_active"]) >= 1
+            # replaced at once, as with a direct address
+            event = time.monotonic()
+            postgres.query("SELECT pg_terminate_backend(%s)", [pid])
+            assert flow.back_after(event) < SOON
+            # the pooler's restart takes it along
+            since = server.log_size()
+            pgbouncer.restart()
+            server.wait_log("The bus listener is listening again", since=since)
+            flow.check()
+        assert "does not receive NOTIFYs" not in server.log_text()
+
+
+class Patroni(http.server.ThreadingHTTPServer):
+    """What HAProxy asks of Patroni: 200 if the PostgreSQL beside it is a primary, else 503."""
+
+    daemon_threads = True
+
+    def __init__(self, postgres):
+        self.postgres = postgres
+        super().__init__(("127.0.0.1", 0), Answer)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_OPTIONS(self):
+        assert self.path == "/primary"
+        try:
+            primary = not self.server.postgres.query("SELECT pg_is_in_recovery()")[0][0]
+        except psycopg2.Error:
+            primary = False
+        self.send_response(200 if primary else 503)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def haproxy(stack, name, words):
+    """An HAProxy of this stack with a page's configuration: other addresses, and checks that come ten times as fast."""
+    port = free_port()
+    text = changed(re.sub(r"bind \*:\d+", f"bind 127.0.0.1:{port}", block(name)), words)
+    text = re.sub(r"inter (\d)s", r"inter \g<1>00ms", text) + "\n"
+    try:
+        return stack.add(HAProxy(stack.machine, stack.folder / f"haproxy-{port}", port, text)).start()
+    except Unavailable as exc:
+        pytest.skip(str(exc))
+
+
+def test_a_primary_that_moves(stack):
+    with Stack(machine=stack.machine) as own:
+        own.database("demo")
+        standby = own.add(own.postgres.standby(own.folder / "standby"))
+        standby.start()
+        words = {}
+        for name, postgres in (("pg1", own.postgres), ("pg2", standby)):
+            words[f"{name}.example:5432 check port 8008"] = (
+                f"{postgres.host}:{postgres.port} check port {Patroni(postgres).server_port}")
+        proxy = haproxy(own, "failover-haproxy", words)
+        wait_until(lambda: proxy.states("primary") == {"pg1": "UP", "pg2": "DOWN"}, DEADLINE,
+                   lambda: f"HAProxy sees {proxy.states('primary')}")
+        # PgBouncer goes through it
+        said = ini(block("failover-pgbouncer-ini"))
+        assert said["databases"] == {"*": "host=haproxy.example port=5000"}
+        own.pgbouncer.settings.update(said["pgbouncer"])
+        own.pgbouncer.target = (proxy.host, proxy.port)
+        own.pgbouncer.renew()
+        ways = {
+            "through HAProxy": options("failover-odoo-haproxy", imdispatcher_db_host=proxy.host,
+                                       imdispatcher_db_port=proxy.port),
+            "all hosts": options("failover-odoo-hosts", imdispatcher_db_host=f"{own.postgres.host},{standby.host}",
+                                 imdispatcher_db_port=f"{own.postgres.port},{standby.port}"),
+        }
+        servers = [own.odoo().start("demo", workers=0, options=way, ready=False) for way in ways.values()]
+        for server in servers:
+            server.wait_ready()
+        with Flow(servers[0], own.pgbouncer, own.postgres) as one, Flow(servers[1], own.pgbouncer, own.postgres) as two:
+            for server in servers:
+                wait_listening(own.postgres, server, "bus")
+            own.postgres.kill()
+            standby.promote()
+            promoted = time.monotonic()
+            event = when_serves(own.pgbouncer)
+            assert event - promoted < 12.0      # server_login_retry is 1 s, and 15 by default
+            for flow, server in zip((one, two), servers, strict=True):
+                assert flow.back_after(event) < SOON
+                wait_listening(standby, server, "bus")
+                flow.check_pushed()
+        assert proxy.states("primary") == {"pg1": "DOWN", "pg2": "UP"}
+
+
+class Front:
+    """Several Odoos behind a load balancer, as a client sees them: one address for all."""
+
+    def __init__(self, proxy, odoo):
+        self.url = self.evented_url = f"http://{proxy.host}:{proxy.port}"
+        self.facts = odoo.facts
+
+
+def test_several_machines(stack, odoo, bus, postgres, request):
+    paths = [Proxy((postgres.host, postgres.port)) for _ in range(2)]
+    for path in paths:
+        request.addfinalizer(path.close)
+    machines = [odoo(ready=False, options=options("machines-odoo-conf", imdispatcher_db_host=path.host,
+                                                  imdispatcher_db_port=path.port)) for path in paths]
+    words = {}
+    for number, machine in enumerate(machines, 1):
+        machine.wait_ready()
+        words.update({f"odoo{number}.example:{port}": f"127.0.0.1:{machine.http_port}" for port in (8072, 8069)})
+    proxy = haproxy(stack, "machines-haproxy", words)
+    front = Front(proxy, machines[0])
+
+    def wait_states(first, second):
+        wanted = {"odoo1": first, "odoo2": second}
+        wait_until(lambda: proxy.states("live") == wanted, DEADLINE, lambda: f"HAProxy sees {proxy.states('live')}")
+
+    def served(backend):
+        return sum(int(row["stot"]) for row in proxy.servers(backend).values())
+
+    wait_states("UP", "UP")
+    # HAProxy begins with all up; a login goes to one that it has really asked
+    wait_until(lambda: all("L7OK" in row["check_status"] for row in proxy.servers("pages").values()), DEADLINE,
+               lambda: f"HAProxy sees {proxy.states('pages')}")
+    for machine in machines:        # somebody on each, so that each listens
+        client, _ = bus(machine)
+        wait_listening(postgres, machine, "bus")
+    wait_states("UP", "UP")
+    # one cannot listen: whoever comes is sent to the other
+    paths[0].refuse()
+    wait_states("DOWN", "UP")
+    client, sender = bus(front)
+    # a poll is on its way when its client says so
+    wait_until(lambda: served("live"), DEADLINE, "HAProxy sends nobody to the servers that live")
+    assert not served("live_any")
+    assert int(proxy.servers("live")["odoo1"]["stot"]) == 0
+    arrives(client, sender)
+    # none can: better slowly than not at all
+    paths[1].refuse()
+    wait_states("DOWN", "DOWN")
+    late = Session(front, "demo").subscribe([sender.channel], last=sender.send_sql("seen before")).wait_subscribed()
+    request.addfinalizer(late.close)
+    wait_until(lambda: served("live_any"), DEADLINE, "HAProxy sends nobody anywhere")
+    sender.send_sql("slowly")
+    assert late.next().payload == "slowly"
+    # and back
+    for path in paths:
+        path.heal()
+    wait_states("UP", "UP")
+    arrives(late, sender, "quickly")
