@@ -6,16 +6,12 @@ no effect. A cron thread that fails is started again: upstream's ends for ever w
 PostgreSQL is away.
 """
 
-import functools
 import inspect
-import logging
 from typing import Any, Callable, List, Tuple
 
 from odoo.tools import config
 
-from . import endpoints, errors, routing, runtime
-
-_logger = logging.getLogger(__name__)
+from . import endpoints, routing, runtime
 
 
 def patches(server: Any) -> List[Tuple[Any, str, Any]]:
@@ -29,7 +25,7 @@ def patches(server: Any) -> List[Tuple[Any, str, Any]]:
     # A worker looks at all its databases, whichever was named.
     in_worker = routing.listener_of(lambda upstream: Subscribers(lambda: [""]))
     return [
-        (threaded, "cron_thread", _restart_cron_thread(in_thread(threaded.cron_thread))),
+        (threaded, "cron_thread", routing.restart(in_thread(threaded.cron_thread))),
         (worker, "start", in_worker(worker.start)),
     ]
 
@@ -39,20 +35,6 @@ def expected_listeners(server: Any) -> int:
     code = inspect.unwrap(server.WorkerCron.start).__code__
     listens = any(isinstance(each, str) and routing.LISTEN.match(each) for each in code.co_consts)
     return int(config["max_cron_threads"]) if listens else 0
-
-
-def _restart_cron_thread(cron_thread: Callable) -> Callable:
-    @functools.wraps(cron_thread)
-    def restarting_cron_thread(self: Any, *args: Any, **kwargs: Any) -> Any:
-        backoff = runtime.Backoff()
-        while True:
-            try:
-                return cron_thread(self, *args, **kwargs)
-            except Exception as exc:  # any: upstream's thread would end for ever
-                _logger.warning("A cron thread failed (%s) and goes on.", errors.one_line(exc))
-            runtime.sleep(backoff.next())
-
-    return restarting_cron_thread
 
 
 def _databases() -> List[str]:
@@ -95,9 +77,9 @@ class Recovery:
 
     def __init__(self, listener: Any) -> None:
         self._listener = listener
-        self._since = -1.0  # of the listener's state that the jobs were triggered for
-        self._again_at = self._check_at = 0.0
-        self._round = 0.0  # seconds that the loop took for the latest wake-up
+        self._triggered_for: Any = None  # the time since which the listener is LISTENING
+        self._due_at = 0.0  # of the next poll, or of the next question
+        self._skip = 0  # polls
         self.woken = self.failed_looks = 0
 
     def start(self) -> None:
@@ -106,34 +88,31 @@ class Recovery:
     def step_inline(self) -> None:
         """Trigger the jobs if that is due, and ask whether NOTIFYs still go where they went."""
         state, now = self._listener.state, runtime.monotonic()
-        if state.lost_at is not None:
-            self._poll(now)
-            self._check_at = 0.0
-        elif state.since != self._since:
-            self._since = state.since
+        if state.lost_at is None and state.since != self._triggered_for:
+            self._triggered_for = state.since
+            self._due_at = now + runtime.uniform(*self.CHECK_SECONDS)
             self._trigger()
-        elif now >= self._check_at:
-            if self._check_at:
-                self._listener.check_path(self._listener.path)
-            self._check_at = now + runtime.uniform(*self.CHECK_SECONDS)
+        elif now >= self._due_at and state.lost_at is None:
+            self._due_at = now + runtime.uniform(*self.CHECK_SECONDS)
+            self._listener.check_path(self._listener.path)
+        elif state.lost_at is not None and now >= min(self._due_at, state.lost_at + self._poll_seconds):
+            self._due_at = now + self._poll_seconds
+            self._poll()
+
+    @property
+    def _poll_seconds(self) -> float:
+        return self._listener.settings.poll_seconds
 
     def _trigger(self) -> None:
         for payload in self._listener.subscribers.wakeups():
             self._listener.loop_connection.deliver("cron_trigger", payload)
         self.woken += 1
 
-    def _poll(self, now: float) -> None:
-        """Trigger the jobs while there is no listener, never rounds without end.
-
-        A loop that has not taken the latest wake-up is still busy; then it pauses three times as long as that took.
-        """
-        poll_seconds = self._listener.settings.poll_seconds
-        if now < self._again_at:
-            return
+    def _poll(self) -> None:
+        """Trigger the jobs while there is no listener, never rounds without end."""
         if self._listener.loop_connection.signalled:
-            self._round = min(self._round + poll_seconds, 4 * poll_seconds)
-            self._again_at = now + poll_seconds
+            self._skip = 3  # it is still busy with the round before: leave it as many pauses
+        elif self._skip:
+            self._skip -= 1
         else:
-            pause, self._round = poll_seconds + 3 * self._round, 0.0
-            self._again_at = now + pause
             self._trigger()

@@ -10,15 +10,10 @@ stands in ``SERIES`` and ``find``.
 import contextlib
 import functools
 import json
-import logging
 from typing import Any, Callable, Dict, Hashable, Iterable, List, NamedTuple, Optional, Tuple
 
-import odoo.service.server
-
-from . import endpoints, routing, runtime
+from . import endpoints, routing
 from .recovery import Recovery
-
-_logger = logging.getLogger(__name__)
 
 
 class Series(NamedTuple):
@@ -62,11 +57,9 @@ def patches() -> List[Tuple[Any, str, Any]]:
         dispatch = upstream()  # before 16 only those who serve long polls have one
     if series_of(dispatch) is None:
         raise AttributeError("table of subscribers in the bus dispatcher")
-    run = upstream.run
-    if hasattr(upstream, "wakeup_workers") and odoo.service.server.server is None:
-        run = _stop_with_server(run)
     marked = routing.listener_of(subscribers_of)
-    return [(upstream, "run", marked(run)), (upstream, loop, marked(_restart_loop(getattr(upstream, loop))))]
+    restarted = routing.restart(getattr(upstream, loop), getattr(module, "stop_event", None))  # from 15 on
+    return [(upstream, "run", marked(upstream.run)), (upstream, loop, marked(restarted))]
 
 
 def series_of(dispatch: Any) -> Optional[Series]:
@@ -78,42 +71,6 @@ def subscribers_of(dispatch: Any) -> "Optional[Subscribers]":
     """Return the dispatcher's subscribers; None if it is of no known kind, and stays as it is."""
     series = series_of(dispatch)
     return None if series is None else Subscribers(dispatch, series)
-
-
-def _stop_with_server(run: Callable) -> Callable:
-    """Have the server end the loop: 15 does so itself if there is a server when ``bus`` is imported.
-
-    Where ``bus`` is loaded server-wide, as by this addon, the server is only made afterwards.
-    """
-
-    @functools.wraps(run)
-    def run_until_the_server_stops(self: Any, *args: Any, **kwargs: Any) -> Any:
-        server = odoo.service.server.server
-        if server is not None:
-            server.on_stop(find()[0].stop_event.set)
-            server.on_stop(self.wakeup_workers)
-        return run(self, *args, **kwargs)
-
-    return run_until_the_server_stops
-
-
-def _restart_loop(loop: Callable) -> Callable:
-    """Start the loop again when it fails."""
-
-    @functools.wraps(loop)
-    def restarting_loop(self: Any, *args: Any, **kwargs: Any) -> Any:
-        backoff = runtime.Backoff()
-        while True:
-            try:
-                return loop(self, *args, **kwargs)
-            except Exception:  # any: upstream would sleep for 20 to 50 s
-                stopping = getattr(find()[0], "stop_event", None)  # from 15 on
-                if stopping is not None and stopping.is_set():
-                    raise
-                _logger.warning("The loop of the bus failed and goes on.", exc_info=True)
-            runtime.sleep(backoff.next())
-
-    return restarting_loop
 
 
 class Subscribers:

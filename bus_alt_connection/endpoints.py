@@ -8,9 +8,7 @@ Python and not by libpq, whose wait would stop the whole evented process.
 import ipaddress
 import os
 import socket
-from typing import Any, Dict, List, Optional, Tuple
-
-from psycopg2 import extensions
+from typing import Any, Dict, List, Optional
 
 import odoo.sql_db
 from odoo.modules.registry import Registry
@@ -55,45 +53,47 @@ def pooled(database: Optional[str] = None) -> Endpoint:
     return info
 
 
-def direct(settings: Settings) -> List[Endpoint]:
-    """Return the endpoints of the listening connection, one for each host, in the order to try.
+def direct(settings: Settings) -> Endpoint:
+    """Return the endpoint of the listening connection; of several hosts ``host`` and ``port`` are libpq's lists.
 
     :raises ConnectionLost: if a setting is wrong or a file cannot be read: nothing weaker is used
     """
     if settings.fatal:
         raise ConnectionLost("wrong setting: " + settings.fatal[0].rstrip("."))
     values, info = settings.values, pooled()
-    for setting in ("db_name", "db_user", "db_password", "db_sslmode"):
-        keyword = {"db_name": "dbname"}.get(setting, setting[3:])
+    for setting, keyword in (("db_name", "dbname"), ("db_user", "user"), ("db_password", "password"),
+                             ("db_sslmode", "sslmode")):
         info[keyword] = values.get(setting, info.get(keyword))
+    for setting, keyword in (("db_host", "host"), ("db_port", "port")):
+        if setting in values:
+            info[keyword] = ",".join(map(str, values[setting]))
     if "db_sslrootcert" in values:
-        info["sslrootcert"] = _root_certificate(values["db_sslrootcert"], settings.sources["db_sslrootcert"])
+        info["sslrootcert"] = path = values["db_sslrootcert"]
         # Odoo's own sslmode is "prefer" by default, with which libpq connects without TLS if the check fails.
         info["sslmode"] = values.get("db_sslmode", "verify-full")
-    # Read each time: a mounted secret may come later, or be renewed while Odoo runs.
+        if path != "system" and not os.access(path, os.R_OK):
+            source = settings.sources["db_sslrootcert"]
+            raise ConnectionLost(f"wrong setting: {source} is {path!r}, which is no file that Odoo may read")
     if "db_password_file" in values and "db_password" not in values:
         info["password"] = _secret(values["db_password_file"])
-    hosts = values.get("db_host") or _listed(info.get("host"))
-    ports = values.get("db_port") or _listed(info.get("port"))
-    return _one_each({keyword: value for keyword, value in info.items() if value is not None}, hosts, ports)
+    return {keyword: value for keyword, value in info.items() if value is not None}
 
 
 def resolve(info: Endpoint) -> List[Endpoint]:
     """Return one endpoint for each address behind an endpoint's hosts, with ``hostaddr`` where it has a name.
 
-    :param info: ``host`` and ``port`` may be libpq's lists with commas
     :raises ConnectionLost: if no host can be resolved
     """
     found, problem = [], None  # type: Any
-    for one in _one_each(info, _listed(info.get("host") or os.environ.get("PGHOST")), _listed(info.get("port"))):
-        host = one.get("host")
-        if not host or host.startswith(("/", "@")):
-            found.append(one)
-            continue
+    hosts = str(info.get("host") or os.environ.get("PGHOST") or "").split(",")
+    ports = str(info.get("port") or os.environ.get("PGPORT") or "").split(",")
+    for host, port in zip(hosts, ports if len(ports) == len(hosts) else ports[:1] * len(hosts)):
+        one = dict(info, host=host or None, port=port or None)
         try:
-            found += [dict(one, hostaddr=address) for address in _addresses(host, one.get("port"))]
+            named = host and not host.startswith(("/", "@"))
+            found += [dict(one, hostaddr=address) for address in _addresses(host, port)] if named else [one]
         except (OSError, UnicodeError) as exc:
-            problem = ConnectionLost(f"could not resolve the host name {host}: {one_line(exc)}")
+            problem = ConnectionLost(f"could not resolve the host name: {one_line(exc)}", shown(one))
     if not found:
         raise problem
     return found
@@ -109,40 +109,14 @@ def _addresses(host: str, port: Any) -> List[str]:
 
 
 def shown(info: Endpoint) -> str:
-    """Return an endpoint for people: ``host:port/database as user``, with its address if it is known and another."""
+    """Return an endpoint for people: ``host:port/database as user``, with a name's address if that is known."""
     host = str(info.get("host") or os.environ.get("PGHOST") or "the local socket")
     host = f"[{host}]" if ":" in host else host
     if info.get("hostaddr") not in (None, info.get("host")):
         host += f" ({info['hostaddr']})"
     port = info.get("port") or os.environ.get("PGPORT") or 5432
-    user = info.get("user") or os.environ.get("PGUSER") or "the system's user"
-    names = [str(info.get("dbname")), str(user)]
-    database, user = ("(not shown)" if hidden(name) else name for name in names)
-    return f"{host}:{port}/{database} as {user}"
-
-
-def _one_each(info: Endpoint, hosts: List[Any], ports: List[Any]) -> List[Endpoint]:
-    if len(ports) != len(hosts):
-        ports = ports[:1] * len(hosts)
-    return [dict(info, host=host, port=port) for host, port in zip(hosts, ports)]
-
-
-def _listed(value: Any) -> List[Any]:
-    """Return the items of what may be one of libpq's lists."""
-    return value.split(",") if isinstance(value, str) and "," in value else [value]
-
-
-def _root_certificate(path: str, source: str) -> str:
-    if path == "system" and extensions.libpq_version() >= 160000:
-        return path
-    try:
-        with open(path, "rb"):
-            return path
-    except OSError as exc:
-        right = "the path of a file that Odoo may read"
-        if path == "system":
-            right += "; system needs libpq 16 or later"
-        raise ConnectionLost(f"wrong setting: {source} is {path!r} ({exc.strerror}): it has to be {right}")
+    names = (str(info.get("dbname")), str(info.get("user") or os.environ.get("PGUSER") or "the system's user"))
+    return f"{host}:{port}/" + " as ".join("(not shown)" if hidden(name) else name for name in names)
 
 
 def _secret(path: str) -> str:
@@ -151,20 +125,3 @@ def _secret(path: str) -> str:
             return stream.read().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConnectionLost(f"the password file {path} cannot be read: {exc}")
-
-
-def reported_address(row: Tuple[Optional[str], int], asked: Optional[str]) -> Tuple[str, int]:
-    """Return the (host, port) that PostgreSQL reports of itself, as it is called from here.
-
-    :param row: its answer to ``ADDRESS``
-    :param asked: the host that was asked, a pooler or not
-    """
-    host, port = row
-    asked = asked or os.environ.get("PGHOST") or ""
-    remote = asked and not asked.startswith(("/", "@", "127.")) and asked not in ("localhost", "::1")
-    if remote and (host is None or host.startswith("127.") or host in ("localhost", "::1")):
-        host = asked  # the pooler's own machine
-    return host or "localhost", port
-
-
-ADDRESS = "SELECT host(inet_server_addr()), coalesce(inet_server_port(), current_setting('port')::int)"

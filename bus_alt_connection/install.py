@@ -97,7 +97,7 @@ def _log_filter() -> Patches:
 
 def _report(settings: Settings) -> None:
     try:
-        address = " or ".join(map(endpoints.shown, endpoints.direct(settings)))
+        address = endpoints.shown(endpoints.direct(settings))
     except ConnectionLost as exc:
         if not settings.fatal:  # those are logged already
             _logger.error("The listeners have no direct connection yet: %s.", exc)

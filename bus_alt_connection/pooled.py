@@ -16,6 +16,9 @@ from .link import Link
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
 
 
+Identity = Tuple[int, str]  # see endpoints.IDENTITY
+
+
 class PooledPath:
     """Connections to Odoo's own address.
 
@@ -85,45 +88,33 @@ class PooledPath:
             link.close()
         raise problem
 
-    def identity(self) -> Tuple[int, str]:
-        """Return which server and database NOTIFYs reach, see ``endpoints.IDENTITY``.
+    def identity(self) -> Identity:
+        """Return which server and database NOTIFYs reach.
 
         :raises ConnectionLost: also if that server is a standby
         """
-        self._follow_name()
+        if self._kept:
+            addresses = [target.get("hostaddr") for target in endpoints.resolve(endpoints.pooled())]
+            if any(link.info.get("hostaddr") not in addresses for link in self._kept.values()):
+                self.close()  # the name leads elsewhere now
         return self._identity("")
 
-    def notify(self, function: str, channel: str, payload: str) -> Tuple[int, str]:
-        """Send a NOTIFY as Odoo does.
-
-        :return: as ``identity``
-        """
+    def notify(self, function: str, channel: str, payload: str) -> Identity:
+        """Send a NOTIFY as Odoo does, and return the same."""
         function = function.replace('"', '""')
         return self._identity(f', "{function}"(%s, %s)', (channel, payload))
 
-    def _identity(self, call: str, parameters: Optional[tuple] = None) -> Tuple[int, str]:
+    def _identity(self, call: str, parameters: Optional[tuple] = None) -> Identity:
         sql = f"SELECT pg_is_in_recovery(), {endpoints.IDENTITY}{call}"
-        standby, started, database = self.query(endpoints.system_database(), sql, parameters)[0][:3]
+        standby, *identity = self.query(endpoints.system_database(), sql, parameters)[0]
         if standby:
-            self.close()  # it was the primary when these connections were made
-            raise ConnectionLost("Odoo's own db_host leads to a standby")
-        return started, database
+            raise self.give_up_standby()
+        return tuple(identity[:2])  # type: ignore
 
-    def address(self) -> Tuple[str, int]:
-        """Return the (host, port) that PostgreSQL reports of itself."""
-        row = self.query(endpoints.system_database(), endpoints.ADDRESS)[0]
-        return endpoints.reported_address(row, endpoints.pooled().get("host"))
-
-    def _follow_name(self) -> None:
-        """Close what is kept if the name of Odoo's own address leads elsewhere now."""
-        if not self._kept:
-            return
-        try:
-            now = [target.get("hostaddr") for target in endpoints.resolve(endpoints.pooled())]
-        except ConnectionLost:
-            return
-        if any(link.info.get("hostaddr") not in now for link in self._kept.values()):
-            self.close()
+    def give_up_standby(self) -> ConnectionLost:
+        """Close all connections: they lead to a server that was the primary when they were made."""
+        self.close()
+        return ConnectionLost("Odoo's own db_host leads to a standby")
 
     def close(self) -> None:
         """Close all connections."""

@@ -70,7 +70,8 @@ class Recovery:
         runtime.start_thread(self.run, "recovery")
 
     def step_inline(self) -> None:
-        """Do nothing in the listener's thread."""
+        """In the listener's thread: close its pooled connection, since this one asks once it is LISTENING."""
+        self._listener.path.close()
 
     def run(self) -> None:
         """Look whenever a look is due, until the listener stops."""
@@ -158,8 +159,7 @@ class Recovery:
         rows = self._path.query(name, QUERY, parameters)
         standby, more = next(row[2:] for row in rows if row[1] is None)
         if standby:
-            self._path.close()
-            raise ConnectionLost("Odoo's own db_host leads to a standby")
+            raise self._path.give_up_standby()
         ids: Optional[Dict[str, List[int]]] = {channel: found for channel, found, *_ in rows if found}
         if more and catching_up:
             ids = None  # nobody knows which rows those are: when in doubt, wake

@@ -9,6 +9,7 @@ connect, since a failing query makes it empty, which ends all sessions.
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import sys
@@ -21,8 +22,11 @@ from psycopg2 import sql
 import odoo.service.server
 import odoo.sql_db
 
-from . import endpoints, notifier
+from . import endpoints, notifier, runtime
+from .errors import one_line
 from .listener import Listener
+
+_logger = logging.getLogger(__name__)
 
 _thread = threading.local()  # .subscribers: whom this thread listens for; .listening: its cursor that LISTENs
 
@@ -45,7 +49,7 @@ def listener_of(subscribers: Callable[[Any], Any]) -> Callable:
     def decorate(run: Callable) -> Callable:
         @functools.wraps(run)
         def run_as_listener(self: Any, *args: Any, **kwargs: Any) -> Any:
-            with _listening_for(subscribers(self)):
+            with listening_for(subscribers(self)):
                 return run(self, *args, **kwargs)
 
         return run_as_listener
@@ -53,8 +57,30 @@ def listener_of(subscribers: Callable[[Any], Any]) -> Callable:
     return decorate
 
 
+def restart(loop: Callable, stopping: Any = None) -> Callable:
+    """Start a listener's loop again when it fails: upstream would sleep for 20 to 50 s, or end for ever.
+
+    :param stopping: an event; once it is set the loop's error is raised
+    """
+
+    @functools.wraps(loop)
+    def restarting_loop(self: Any, *args: Any, **kwargs: Any) -> Any:
+        backoff = runtime.Backoff()
+        while True:
+            try:
+                return loop(self, *args, **kwargs)
+            except Exception as exc:  # any, another addon's included
+                if stopping is not None and stopping.is_set():
+                    raise
+                _logger.warning("%s failed (%s) and goes on.", loop.__qualname__, one_line(exc))
+                _logger.debug("Where that came from:", exc_info=True)
+            runtime.sleep(backoff.next())
+
+    return restarting_loop
+
+
 @contextlib.contextmanager
-def _listening_for(subscribers: Any) -> Iterator[None]:
+def listening_for(subscribers: Any) -> Iterator[None]:
     before = getattr(_thread, "subscribers", None)
     _thread.subscribers = subscribers
     try:

@@ -23,32 +23,26 @@ def token() -> str:
     return f"{random.getrandbits(64):016x}"
 
 
-def start_thread(target: Callable[[], None], name: str) -> Any:
+def start_thread(target: Callable[[], None], name: str) -> None:
     """Start a daemon thread.
 
     :raises RuntimeError: if the system gives none
     """
-    thread = threading.Thread(target=target, name=f"bus_alt_connection.{name}", daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=target, name=f"bus_alt_connection.{name}", daemon=True).start()
 
 
 class Backoff:
-    """Compute the pauses between attempts: none, then longer ones with jitter, then long ones.
+    """Compute the pauses between attempts: none, then longer ones with jitter, after a while long ones.
 
     Which error an attempt met is not asked: errors of a connect have no code, only words in the server's language.
+
+    :param quick_seconds: how long attempts are quick; a restart or a failover is over by then
     """
 
-    FIRST = 0.05  # seconds, doubled by each attempt
-    LONGEST = 0.6  # seconds: a thousand listeners of one server spread their attempts over it
-    QUICK_SECONDS = 60.0  # a restart or a failover is over by then; what lasts longer needs a person
-    SLOW = (4.0, 5.0)  # seconds between attempts after that
+    FIRST, LONGEST = 0.05, 0.6  # seconds; a thousand listeners of one server spread their attempts over the longest
+    SLOW = (4.0, 5.0)  # seconds; what lasts so long needs a person
 
-    def __init__(self, quick_seconds: float = QUICK_SECONDS) -> None:
-        """Begin quickly.
-
-        :param quick_seconds: how long attempts are quick
-        """
+    def __init__(self, quick_seconds: float = 60.0) -> None:
         self._attempts = 0
         self._quick_until = monotonic() + quick_seconds
 
@@ -57,10 +51,8 @@ class Backoff:
         if monotonic() > self._quick_until:
             return uniform(*self.SLOW)
         self._attempts += 1
-        if self._attempts == 1:
-            return 0.0
         ceiling = min(self.LONGEST, self.FIRST * 2 ** min(self._attempts - 2, 16))
-        return uniform(ceiling / 2, ceiling)
+        return uniform(ceiling / 2, ceiling) if self._attempts > 1 else 0.0
 
 
 class Throttle:
@@ -69,9 +61,9 @@ class Throttle:
     SECONDS = 60.0
 
     def __init__(self) -> None:
-        self._latest: Dict[str, float] = {}
+        self._latest: Dict[Any, float] = {}
 
-    def due(self, kind: str) -> bool:
+    def due(self, kind: Any) -> bool:
         """Return whether a line of this kind may be logged now; if so, it counts as logged."""
         now = monotonic()
         if now - self._latest.get(kind, -self.SECONDS) < self.SECONDS:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Optional
 from . import runtime
 from .errors import UNVERIFIED, ConnectionLost
 
-_logger = logging.getLogger(__package__ + ".listener")
+_logger = logging.getLogger(__name__)
 
 CONNECTING = "connecting"  # no connection
 VERIFYING = "verifying"  # it LISTENs; whether NOTIFYs reach it is not proven
@@ -29,72 +29,69 @@ STOPPED = "stopped"
 class State(NamedTuple):
     phase: str
     since: float  # runtime.monotonic() when the phase began
-    endpoint: Optional[str] = None  # of the connection, for people; None without one
-    problem: Optional[ConnectionLost] = None  # the latest; None while LISTENING
-    lost_at: Optional[float] = None  # runtime.monotonic() when LISTENING ended; None while it lasts
-    connections: int = 0  # made so far
+    endpoint: Optional[str]  # of the connection, for people; None without one
+    problem: Optional[ConnectionLost]  # the latest; None while LISTENING
+    lost_at: Optional[float]  # runtime.monotonic() when LISTENING ended; None while it lasts
+    connections: int  # made so far
 
-    def next(
-        self, phase: str, now: float, endpoint: Optional[str] = None, problem: Optional[ConnectionLost] = None
-    ) -> "State":
-        """Return the state that follows.
 
-        :param endpoint: of a new connection; without it the one before, which ends with CONNECTING
-        :param problem: what ended the phase before; without it the one before, which ends with LISTENING
-        """
-        listening = phase == LISTENING
-        return State(
-            phase,
-            self.since if phase == self.phase else now,
-            endpoint or (None if phase in (CONNECTING, STOPPED) else self.endpoint),
-            None if listening else problem or self.problem,
-            None if listening else now if self.lost_at is None else self.lost_at,
-            self.connections + (endpoint is not None),
-        )
+def initial() -> State:
+    """Return the state of a listener that has not begun."""
+    now = runtime.monotonic()
+    return State(CONNECTING, now, None, None, now, 0)
+
+
+def successor(
+    state: State, phase: str, endpoint: Optional[str] = None, problem: Optional[ConnectionLost] = None
+) -> State:
+    """Return the state that follows.
+
+    :param endpoint: of a new connection; without it the one before, which ends with CONNECTING
+    :param problem: what ended the phase before; without it the one before, which ends with LISTENING
+    """
+    now, listening = runtime.monotonic(), phase == LISTENING
+    return State(
+        phase,
+        state.since if phase == state.phase else now,
+        endpoint or (None if phase in (CONNECTING, STOPPED) else state.endpoint),
+        None if listening else problem or state.problem,
+        None if listening else now if state.lost_at is None else state.lost_at,
+        state.connections + (endpoint is not None),
+    )
 
 
 class StateLog:
-    """Log the changes of one listener's state.
-
-    A state that goes back and forth is not logged each time: a kind of problem once a minute, and the return from it
-    if the problem was logged.
+    """Log the changes of one listener's state: a kind of problem once a minute, and its end if it was logged.
 
     :param name: the listener's
     :param poll_seconds: how often the table is polled meanwhile
     """
 
     def __init__(self, name: str, poll_seconds: float) -> None:
-        self._name, self._poll_seconds = name, poll_seconds
+        self._name, self._polling = name, f"olling every {poll_seconds:g} s."
         self._throttle = runtime.Throttle()
         self._return_due = True  # whether to log that it is LISTENING
 
     def change(self, before: State, after: State) -> None:
         """Log a change, if it is worth a line."""
-        _logger.debug("The %s listener is %s.", self._name, after.phase)
-        if after.phase == LISTENING:
-            if self._return_due and before.problem is None:
-                _logger.info("The %s listener is listening on %s.", self._name, after.endpoint)
-            elif self._return_due:
-                lasted = after.since - (after.since if before.lost_at is None else before.lost_at)
-                again = "The %s listener is listening again on %s after %.2f s. What was missed is delivered now."
-                _logger.info(again, self._name, after.endpoint, lasted)
-            self._return_due = False
+        if after.phase == LISTENING and self._return_due:
+            self._return_due, again = False, ""
+            if before.problem is not None:
+                lasted = after.since - (before.lost_at or after.since)
+                again = f" again after {lasted:.2f} s. What was missed is delivered now"
+            _logger.info("The %s listener is listening on %s%s.", self._name, after.endpoint, again)
         elif after.problem is not None and after.problem is not before.problem:
-            self._log_problem(before, after.problem)
+            if self._throttle.due(after.problem.cause[:2]):
+                self._return_due = True
+                text = self._describe(before, after.problem)
+                _logger.log(after.problem.cause.level, "The %s listener %s", self._name, text)
 
-    def _log_problem(self, before: State, problem: ConnectionLost) -> None:
-        cause = problem.cause
-        if not self._throttle.due(f"{cause.name}, {cause.level}"):
-            return
-        self._return_due = True
-        polling = f"olling every {self._poll_seconds:g} s."
-        if cause.name in UNVERIFIED:
-            text = f"does not receive NOTIFYs: {problem.reason}. {cause.remedy} P{polling}"
-        elif before.phase == CONNECTING:
+    def _describe(self, before: State, problem: ConnectionLost) -> str:
+        if problem.cause.name in UNVERIFIED:
+            return f"does not receive NOTIFYs: {problem.reason}. {problem.cause.remedy} P{self._polling}"
+        if before.phase == VERIFYING and problem.endpoint is None:
+            return f"cannot be verified: {problem}. {problem.cause.remedy} Retrying; p{self._polling}"
+        if before.phase == CONNECTING:
             where = " to" if problem.endpoint else ":"
-            text = f"cannot connect{where} {problem}. {cause.remedy} Retrying; p{polling}"
-        elif before.phase == VERIFYING and before.endpoint is not None and problem.endpoint != before.endpoint:
-            text = f"cannot be verified: {problem}. {cause.remedy} Retrying; p{polling}"
-        else:
-            text = f"lost its connection to {problem}. {cause.remedy} Retrying."
-        _logger.log(cause.level, "The %s listener %s", self._name, text)
+            return f"cannot connect{where} {problem}. {problem.cause.remedy} Retrying; p{self._polling}"
+        return f"lost its connection to {problem}. {problem.cause.remedy} Retrying."

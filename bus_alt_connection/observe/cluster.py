@@ -15,8 +15,8 @@ from odoo.tools import config
 
 from .. import endpoints, runtime
 from ..errors import ConnectionLost
-from ..listener import HOST
 from ..pooled import PooledPath
+from ..session import HOST
 from ..settings import Settings
 
 _logger = logging.getLogger(__name__)

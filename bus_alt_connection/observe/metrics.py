@@ -97,7 +97,7 @@ METRICS = (
     ("failed_looks_total", "Looks at a database for undelivered notifications that failed.",
      lambda listener: listener.recovery.failed_looks, sum),
     ("heartbeat_round_trip_seconds", "How long the latest heartbeat took to PostgreSQL and back.",
-     lambda listener: listener.round_trip if listener.session else None, max),
+     lambda listener: listener.session and listener.session.round_trip, max),
     ("last_notification_timestamp_seconds", "When the latest notification came, in seconds since 1970.",
      lambda listener: listener.last_received, max),
 )

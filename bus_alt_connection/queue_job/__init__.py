@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Tuple
 from psycopg2 import extensions
 
 from .. import endpoints
-from ..listener import server_settings, tcp_parameters
+from ..session import server_settings, tcp_parameters
 from ..settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -68,21 +68,19 @@ def _has_own(runner: Any) -> bool:
 
 
 def _direct(settings: Settings, own: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the listeners' endpoints as one: libpq goes through a list, too.
+    """Return the listeners' endpoint: libpq goes through a list of hosts, too.
 
     :param own: the runner's own endpoint
     :raises ConnectionLost: as ``endpoints.direct``: the runner tries again
     """
-    found = endpoints.direct(settings)
-    names = ["sslmode", "sslrootcert"]
-    if found[0].get("user") == own.get("user"):
+    info = endpoints.direct(settings)
+    names = ["host", "port", "sslmode", "sslrootcert"]
+    if info.get("user") == own.get("user"):
         names.append("password")  # another role's is of no use: the runner needs Odoo's tables
-    info = {name: found[0][name] for name in names if name in found[0]}
-    if len(found) == 1:
-        return dict(info, host=found[0]["host"], port=found[0]["port"])
-    for name in ("host", "port"):
-        info[name] = ",".join(str(each[name] or "") for each in found)
-    return dict(info, target_session_attrs="read-write")  # the primary
+    found = {name: info[name] for name in names if name in info}
+    if "," in str(info.get("host")):
+        found["target_session_attrs"] = "read-write"  # the primary
+    return found
 
 
 class Connection(extensions.connection):
