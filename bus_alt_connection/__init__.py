@@ -11,12 +11,12 @@ Loaded server-wide, never installed in a database. In each server process it pat
   (``observe.health``); ``WebsocketConnectionHandler._serve_forever``, ``WebsocketRequest.serve_websocket_message``
   and the length of the clients' history, from 16 on (``mends``); ``ImDispatch.poll``, before 16 (``mends``);
   ``runner._connection_info_for`` of OCA's queue_job where that is loaded (``queue_job``); a filter that keeps this
-  addon's log lines out of ``log_db``, which may be the database that is away.
+  addon's log lines out of ``log_db`` (``mends.log_db``).
 
 All of Odoo's other connections are untouched. Not loaded without need: ``observe.metrics`` and ``observe.cluster``
 (a metrics port, or ``?scope=host``), ``queue_job``, ``doctor`` (its command), the ``mends`` of other versions.
 
-Reading order: settings, endpoints, runtime, link, pooled, state, listener; loop_connection, notifier, routing,
+Reading order: settings, endpoints, runtime, link, pooled, session, state, listener; loop_connection, notifier, routing,
 dispatcher, recovery, cron, install.
 """
 

@@ -9,30 +9,29 @@ PostgreSQL is away.
 import inspect
 from typing import Any, Callable, List, Tuple
 
+import odoo.service.server
 from odoo.tools import config
 
 from . import endpoints, routing, runtime
 
 
-def patches(server: Any) -> List[Tuple[Any, str, Any]]:
+def patches() -> List[Tuple[Any, str, Any]]:
     """Return the cron listeners, marked.
 
-    :param server: Odoo's module of its servers
-    :raises AttributeError: if it lacks one
+    :raises AttributeError: if this Odoo lacks one
     """
-    threaded, worker = server.ThreadedServer, server.WorkerCron
-    in_thread = routing.listener_of(lambda upstream: Subscribers(_databases))
-    # A worker looks at all its databases, whichever was named.
-    in_worker = routing.listener_of(lambda upstream: Subscribers(lambda: [""]))
+    threaded, worker = odoo.service.server.ThreadedServer, odoo.service.server.WorkerCron
+    in_thread = routing.mark(threaded.cron_thread, lambda upstream: Subscribers(_databases))
     return [
-        (threaded, "cron_thread", routing.restart(in_thread(threaded.cron_thread))),
-        (worker, "start", in_worker(worker.start)),
+        (threaded, "cron_thread", routing.restart(in_thread)),
+        # A worker looks at all its databases, whichever was named.
+        (worker, "start", routing.mark(worker.start, lambda upstream: Subscribers(lambda: [""]))),
     ]
 
 
-def expected_listeners(server: Any) -> int:
-    """Return how many cron listeners a server should have; before 15 none."""
-    code = inspect.unwrap(server.WorkerCron.start).__code__
+def expected_listeners() -> int:
+    """Return how many cron listeners this server should have; before 15 none."""
+    code = inspect.unwrap(odoo.service.server.WorkerCron.start).__code__
     listens = any(isinstance(each, str) and routing.LISTEN.match(each) for each in code.co_consts)
     return int(config["max_cron_threads"]) if listens else 0
 

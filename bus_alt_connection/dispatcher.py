@@ -57,9 +57,12 @@ def patches() -> List[Tuple[Any, str, Any]]:
         dispatch = upstream()  # before 16 only those who serve long polls have one
     if series_of(dispatch) is None:
         raise AttributeError("table of subscribers in the bus dispatcher")
-    marked = routing.listener_of(subscribers_of)
     restarted = routing.restart(getattr(upstream, loop), getattr(module, "stop_event", None))  # from 15 on
-    return [(upstream, "run", marked(upstream.run)), (upstream, loop, marked(restarted))]
+    # Both are marked: another addon may override one of them.
+    return [
+        (upstream, "run", routing.mark(upstream.run, subscribers_of)),
+        (upstream, loop, routing.mark(restarted, subscribers_of)),
+    ]
 
 
 def series_of(dispatch: Any) -> Optional[Series]:

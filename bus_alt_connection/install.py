@@ -2,24 +2,21 @@
 """Put the patches in place when the addon is loaded: those of the main job together, each other part by itself.
 
 Contract: a part that does not fit this Odoo is one warning and changes nothing. The list of patches stands in the
-docstring of the addon; each part returns its own as (owner, name, replacement).
+docstring of the addon; ``patches()`` of each part returns its own as (owner, name, replacement).
 """
 
+import importlib
 import logging
-from typing import Any, Callable, List, Tuple
+from typing import Any, List, Tuple
 
 import odoo
-import odoo.http
-import odoo.service.server
 from odoo import release
 
-from . import cron, dispatcher, endpoints, notifier, routing
+from . import dispatcher, endpoints, routing
 from .errors import ConnectionLost, one_line
 from .settings import Settings, server_wide_modules
 
 _logger = logging.getLogger(__name__)
-
-Patches = List[Tuple[Any, str, Any]]
 
 
 def install() -> None:
@@ -30,83 +27,40 @@ def install() -> None:
     settings = Settings.from_odoo()
     for problem in settings.problems:
         _logger.error("Wrong setting: %s", problem)
-    server = odoo.service.server
-    main_job = [*dispatcher.patches(), *routing.patches(settings.keep_notify)]
-    _put_in_place(main_job)
-    _add("cron listeners", lambda: cron.patches(server))
-    if settings.keep_notify:
-        _add("end of idle NOTIFY connections in workers", lambda: notifier.patches(server))
-    _add("health route", _health)
-    _add("mends of upstream's bus", _mends)
-    _add("log lines kept out of log_db", _log_filter)
-    if not odoo.evented and "queue_job" in server_wide_modules():
-        _add("queue_job", lambda: _queue_job(settings))
-    if settings.metrics_port is not None:
-        _add("metrics", _metrics)
+    _put_in_place([*dispatcher.patches(), *routing.patches(settings.keep_notify)])
+    for part in _extras(settings):
+        try:
+            _put_in_place(importlib.import_module(f"{__package__}.{part}").patches())
+        except Exception as exc:  # any: the main job does not need it
+            text = "Bus Alt Connection: its part %s does not fit this Odoo %s (%s) and is left out."
+            _logger.warning(text, part, release.version, one_line(exc))
     _report(settings)
 
 
-def _put_in_place(patches: Patches) -> None:
+def _extras(settings: Settings) -> List[str]:
+    """Return the modules that this process needs besides the main job."""
+    found = ["cron", "observe.health", "mends", "mends.log_db"]
+    if settings.keep_notify:
+        found.append("notifier")
+    if not odoo.evented and "queue_job" in server_wide_modules():
+        found.append("queue_job")
+    if settings.metrics_port is not None:
+        found.append("observe.metrics")
+    return found
+
+
+def _put_in_place(patches: List[Tuple[Any, str, Any]]) -> None:
     for owner, name, replacement in patches:
         setattr(owner, name, replacement)
 
 
-def _add(part: str, patches: Callable[[], Patches]) -> None:
-    """Install one part, or say that it does not fit."""
-    try:
-        _put_in_place(patches())
-    except Exception as exc:  # any: it is not needed for the main job
-        _logger.warning(
-            "Bus Alt Connection: the part \"%s\" does not fit this Odoo %s (%s) and is left out; the bus works"
-            " without it.",
-            part, release.version, one_line(exc),
-        )
-
-
-def _health() -> Patches:
-    from .observe import health
-
-    return health.patches()
-
-
-def _mends() -> Patches:
-    from . import mends
-
-    return mends.patches(dispatcher.find()[1])
-
-
-def _queue_job(settings: Settings) -> Patches:
-    from . import queue_job
-
-    return queue_job.patches(settings)
-
-
-def _metrics() -> Patches:
-    from .observe import metrics
-
-    return metrics.patches()
-
-
-def _log_filter() -> Patches:
-    """Odoo's handler for ``log_db`` connects, blocking, to a database that may be the one that is away."""
-    for handler in logging.getLogger().handlers:
-        if type(handler).__name__ == "PostgreSQLHandler":
-            handler.addFilter(lambda record: not record.name.startswith(__package__))
-    return []
-
-
 def _report(settings: Settings) -> None:
+    """Say where the listeners connect to."""
     try:
         address = endpoints.shown(endpoints.direct(settings))
     except ConnectionLost as exc:
         if not settings.fatal:  # those are logged already
             _logger.error("The listeners have no direct connection yet: %s.", exc)
         return
-    if settings.configured:
-        _logger.info("The listeners of the bus and of cron connect to %s.", address)
-    else:
-        _logger.info(
-            "Neither imdispatcher_db_host nor imdispatcher_db_port is set: the listeners stay on Odoo's own address"
-            " %s.",
-            address,
-        )
+    own = "" if settings.configured else ", Odoo's own address: neither imdispatcher_db_host nor _db_port is set"
+    _logger.info("The listeners of the bus and of cron connect to %s%s.", address, own)

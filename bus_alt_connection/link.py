@@ -24,7 +24,7 @@ FAILURES = (psycopg2.Error, OSError, UnicodeError)
 
 
 class Link:
-    """A connection, closed at the end of a ``with`` block.
+    """A connection.
 
     :ivar info: its endpoint, see ``endpoints``
     :ivar timeout: seconds that a statement may take
@@ -35,8 +35,7 @@ class Link:
         """Begin to connect; ``connect`` waits for the end."""
         self.info, self.timeout = info, timeout
         self.answered = False
-        self._pid = os.getpid()
-        self._closing = runtime.Lock()
+        self._pid, self._closing = os.getpid(), runtime.Lock()
         self._begin("UTF8")
 
     @classmethod
@@ -183,12 +182,6 @@ class Link:
         with self._closing:
             if not self._connection.closed:
                 self._connection.close()
-
-    def __enter__(self) -> "Link":
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
 
 
 def open_first(targets: List[Dict[str, Any]], timeout: float, host_timeout: Optional[float] = None) -> Link:

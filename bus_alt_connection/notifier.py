@@ -16,6 +16,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from psycopg2 import extensions
 
+import odoo.service.server
+
 from . import endpoints, runtime
 from .errors import ConnectionLost
 from .link import Link, open_first
@@ -38,6 +40,7 @@ class Notifier:
     :ivar sent: NOTIFYs that left
     :ivar dropped: NOTIFYs that will not leave any more
     :ivar connections: that were made
+    :ivar queue: text -> statement: equal ones are one
     """
 
     IDLE_SECONDS = 60.0
@@ -45,75 +48,83 @@ class Notifier:
 
     def __init__(self, timeout: float) -> None:
         self.sent = self.dropped = self.connections = 0
-        self._timeout = timeout
-        self._using = runtime.Lock()  # the link
+        self.queue: Any = collections.OrderedDict()
+        self._retrying = False  # whether the thread exists
+        self._queueing = runtime.Lock()  # these two; never held while something is sent
         self._link: Optional[Link] = None
         self._used_at = 0.0  # runtime.monotonic() of its latest NOTIFY
-        self._queueing = runtime.Lock()  # the next two; never held while something is sent
-        self._queue: Any = collections.OrderedDict()  # text -> statement: equal ones are one
-        self._retrying = False  # whether the thread exists
+        self._using = runtime.Lock()  # these two
+        self._timeout = timeout
         self._throttle = runtime.Throttle()
-
-    @property
-    def waiting(self) -> int:
-        """How many NOTIFYs are queued."""
-        return len(self._queue)
 
     def send(self, statements: List[Statement]) -> None:
         """NOTIFY; what cannot leave now is queued.
 
-        :raises psycopg2.Error: if the server refuses one of the statements; the others leave
+        :raises Exception: if the server or psycopg2 refuses one of the statements; the others leave
         """
-        deadline, refusal, reason = runtime.monotonic() + self._timeout, None, ""
-        left = collections.deque(statements)
-        if not self._queue and self._using.acquire(timeout=self._timeout):
-            try:
-                while left and not self._queue:  # another thread, for which this one waited, may have queued some
-                    refusal = self._transmit(left[0], deadline) or refusal
-                    left.popleft()
-            except ConnectionLost as exc:
-                reason = str(exc)
-            finally:  # also if the caller is made to end meanwhile
-                self._using.release()
-                self._enqueue(left, reason)
-        else:
-            self._enqueue(left, "" if self._queue else "another one waits for its answer")
+        deadline, left, refusal = runtime.monotonic() + self._timeout, list(statements), None
+        try:
+            while left and not (self._retrying or self.queue):
+                refusal = self._transmit(left[0], deadline) or refusal
+                del left[0]
+        except ConnectionLost as exc:
+            self._warn("Cannot send a NOTIFY: %s. It is queued, as are all that follow. Retrying.", exc)
+        finally:  # also if the caller is made to end meanwhile
+            if left:
+                self._enqueue(left)
         if refusal is not None:
             raise refusal
 
-    # -- the connection, to be used with the lock ------------------------------------------------------------------
+    def close_idle(self, seconds: float = 0.0) -> None:
+        """Close the connection if it is unused for IDLE_SECONDS, or will be within so many seconds.
 
-    def _transmit(self, statement: Statement, deadline: float) -> Optional[BaseException]:
+        Called by whoever runs anyway: a thread would cost each worker 72 MB of address space, which Odoo's
+        ``limit_memory_soft`` counts.
+        """
+        idle = runtime.monotonic() + seconds >= self._used_at + self.IDLE_SECONDS
+        if self._link is not None and idle and self._using.acquire(False):
+            self._close()
+            self._using.release()
+
+    def _transmit(self, statement: Statement, deadline: float) -> Optional[Exception]:
         """Send on the connection that is kept, else on a new one.
 
-        :return: the refusal of the statement
+        :return: the refusal of the statement, by the server or by psycopg2
         :raises ConnectionLost: if it cannot leave
         """
-        for kept in (True, False):
-            try:
-                if kept:
-                    if self._link is None:
-                        continue
-                    self._link.receive()  # fails if the other side has closed it; does not wait
-                else:
-                    self._link = self._open(deadline)
-                seconds = _left(deadline)
-                self._link.query(*statement, timeout=seconds, server_limit=seconds * 0.9)
-                self.sent += 1
-                self._used_at = runtime.monotonic()
-                return None
-            except ConnectionLost as exc:
-                if exc.refused:
-                    return exc.__cause__
-                if self._link is None or not self._link.usable:
-                    self.close()
-                if not (kept and exc.broken and runtime.monotonic() < deadline):
-                    raise
-            except Exception as exc:
-                return exc  # psycopg2 itself refuses it, such as text with a zero byte
-            except BaseException:
-                self.close()  # the caller is made to end: an answer that nobody has read may still come
-                raise
+        if not self._using.acquire(timeout=_left(deadline)):
+            raise ConnectionLost("another one waits for its answer")
+        try:
+            for _attempt in range(2):
+                kept = self._link is not None
+                try:
+                    return self._execute(statement, deadline)
+                except ConnectionLost as exc:
+                    if exc.broken:
+                        self._close()
+                    if not (kept and exc.broken and runtime.monotonic() < deadline):
+                        raise
+            return None
+        finally:
+            if self._link is not None and not self._link.usable:
+                self._close()  # an answer that nobody has read may still come: the caller was made to end
+            self._using.release()
+
+    def _execute(self, statement: Statement, deadline: float) -> Optional[Exception]:
+        try:
+            if self._link is None:
+                self._link = self._open(deadline)
+            else:
+                self._link.receive()  # fails if the other side has closed it; does not wait
+            self._link.query(*statement, timeout=_left(deadline), server_limit=_left(deadline) * 0.9)
+        except ConnectionLost as exc:
+            if exc.refused:
+                return exc.__cause__  # type: ignore
+            raise
+        except Exception as exc:
+            return exc
+        self.sent += 1
+        self._used_at = runtime.monotonic()
         return None
 
     def _open(self, deadline: float) -> Link:
@@ -125,79 +136,57 @@ class Notifier:
         try:
             link = open_first(endpoints.resolve(info), _left(deadline), host_timeout)
         except ConnectionLost as exc:
-            raise ConnectionLost(exc.reason, endpoints.shown(info)) from exc.__cause__
+            raise ConnectionLost(exc.reason, endpoints.shown(info))
         self.connections += 1
         return link
 
-    def close(self) -> None:
-        """Close the connection; the next NOTIFY makes another."""
+    def _close(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             link.close()
 
-    def close_idle(self, seconds: float = 0.0) -> None:
-        """Close the connection if it is unused for IDLE_SECONDS, or will be within so many seconds.
-
-        Called by whoever runs anyway: a thread of its own would cost each worker 72 MB of address space, which Odoo's
-        ``limit_memory_soft`` counts.
-        """
-        if self._link is not None and runtime.monotonic() + seconds >= self._used_at + self.IDLE_SECONDS:
-            if self._using.acquire(False):
-                self.close()
-                self._using.release()
-
-    # -- what is queued --------------------------------------------------------------------------------------------
-
-    def _enqueue(self, statements: Any, reason: str) -> None:
-        if not statements:
-            return
+    def _enqueue(self, statements: List[Statement]) -> None:
         with self._queueing:
-            for statement in statements:
-                self._queue.setdefault(repr(statement), statement)
-            while len(self._queue) > self.LIMIT:
-                self._queue.popitem(last=False)
+            self.queue.update((repr(each), each) for each in statements)
+            while len(self.queue) > self.LIMIT:
+                self.queue.popitem(last=False)
                 self.dropped += 1
+                self._warn("More than %d NOTIFYs are queued: the oldest are dropped. The table has the rows.", self.LIMIT)
             start, self._retrying = not self._retrying, True
-        if reason and self._throttle.due("waiting"):
-            _logger.warning("Cannot send a NOTIFY: %s. It is queued, as are all that follow. Retrying.", reason)
-        if self.dropped and self._throttle.due("dropped"):
-            text = "%d NOTIFYs were dropped so far: more than %d are queued. The table still has their notifications."
-            _logger.warning(text, self.dropped, self.LIMIT)
-        if start:
-            try:
+        try:
+            if start:
                 runtime.start_thread(self._retry, "notifier")
-            except RuntimeError as exc:  # the system gives none; the next NOTIFY tries again
-                self._retrying = False
-                if self._throttle.due("thread"):
-                    _logger.warning("Queued NOTIFYs are not retried until the next NOTIFY: %s.", exc)
+        except RuntimeError as exc:  # the system gives none; the next NOTIFY tries again
+            self._retrying = False
+            self._warn("Queued NOTIFYs are not retried until the next NOTIFY: %s.", exc)
 
     def _retry(self) -> None:
         """Send what is queued, until nothing is."""
         backoff = runtime.Backoff()
         while True:
             with self._queueing:
-                if not self._queue:
+                if not self.queue:
                     self._retrying = False
                     return
                 # Taken out while it is sent: an equal one that is queued meanwhile is for rows that it may not show.
-                text, statement = self._queue.popitem(last=False)
+                text, statement = self.queue.popitem(last=False)
             try:
-                with self._using:
-                    refusal = self._transmit(statement, runtime.monotonic() + self._timeout)
+                refusal = self._transmit(statement, runtime.monotonic() + self._timeout)
+                if refusal is not None:
+                    self.dropped += 1
+                    self._warn("A queued NOTIFY was refused and is dropped: %s.", refusal)
+                if not self.queue:
+                    _logger.info("All queued NOTIFYs have been sent.")
             except ConnectionLost as exc:
-                if self._throttle.due("waiting"):
-                    _logger.warning("Cannot send queued NOTIFYs: %s. Retrying.", exc)
                 with self._queueing:
-                    self._queue[text] = statement
-                    self._queue.move_to_end(text, last=False)
+                    self.queue[text] = statement
+                    self.queue.move_to_end(text, last=False)
+                self._warn("Cannot send queued NOTIFYs: %s. Retrying.", exc)
                 runtime.sleep(max(backoff.FIRST, backoff.next()))
-                continue
-            if refusal is not None:
-                self.dropped += 1
-                if self._throttle.due("refused"):
-                    _logger.warning("PostgreSQL refused a queued NOTIFY, which is dropped: %s.", refusal)
-            if not self._queue:
-                _logger.info("All queued NOTIFYs have been sent.")
+
+    def _warn(self, text: str, value: Any) -> None:
+        if self._throttle.due(text):
+            _logger.warning(text, value)
 
 
 def _left(deadline: float) -> float:
@@ -228,11 +217,9 @@ def close_idle(seconds: float = 0.0) -> None:
 CRON_SECONDS = 70.0  # between two rounds of a cron worker, at most
 
 
-def patches(server: Any) -> List[Tuple[Any, str, Any]]:
-    """Have prefork workers close their idle connection before they wait.
-
-    :param server: Odoo's module of its servers
-    """
+def patches() -> List[Tuple[Any, str, Any]]:
+    """Have prefork workers close their idle connection before they wait."""
+    server = odoo.service.server
     check_limits, cron_worker = server.Worker.check_limits, server.WorkerCron
 
     @functools.wraps(check_limits)

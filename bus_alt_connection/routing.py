@@ -40,21 +40,18 @@ NOTIFY = re.compile(
 UNTOUCHED = ("odoo.service.db",)  # modules that get Odoo's own cursor
 
 
-def listener_of(subscribers: Callable[[Any], Any]) -> Callable:
-    """Decorate a method that runs a listener's loop: its thread is marked while it runs.
+def mark(run: Callable, subscribers: Callable[[Any], Any]) -> Callable:
+    """Wrap a method that runs a listener's loop: its thread is marked while it runs.
 
     :param subscribers: called with the object, returns its subscribers; None marks nothing
     """
 
-    def decorate(run: Callable) -> Callable:
-        @functools.wraps(run)
-        def run_as_listener(self: Any, *args: Any, **kwargs: Any) -> Any:
-            with listening_for(subscribers(self)):
-                return run(self, *args, **kwargs)
+    @functools.wraps(run)
+    def run_as_listener(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with listening_for(subscribers(self)):
+            return run(self, *args, **kwargs)
 
-        return run_as_listener
-
-    return decorate
+    return run_as_listener
 
 
 def restart(loop: Callable, stopping: Any = None) -> Callable:

@@ -75,7 +75,8 @@ class Session:
         process = "evented" if odoo.evented else "odoo"
         application = f"bus_alt_connection {name} {process} {HOST} {os.getpid()}"
         self.host = endpoints.shown(info)
-        self.beat_at, self.round_trip = runtime.monotonic() + self._every, None  # type: float, Optional[float]
+        self.beat_at = runtime.monotonic() + self._every
+        self.round_trip: Optional[float] = None
         info = dict(info, application_name=application, **tcp_parameters(self._every))
         self.link = Link.open(info, timeout, timeout / 6)
         try:

@@ -80,11 +80,11 @@ class StateLog:
                 lasted = after.since - (before.lost_at or after.since)
                 again = f" again after {lasted:.2f} s. What was missed is delivered now"
             _logger.info("The %s listener is listening on %s%s.", self._name, after.endpoint, again)
-        elif after.problem is not None and after.problem is not before.problem:
-            if self._throttle.due(after.problem.cause[:2]):
-                self._return_due = True
-                text = self._describe(before, after.problem)
-                _logger.log(after.problem.cause.level, "The %s listener %s", self._name, text)
+        problem = after.problem
+        if problem not in (None, before.problem) and self._throttle.due(problem.cause[:2]):
+            self._return_due = True
+            text = self._describe(before, problem)
+            _logger.log(problem.cause.level, "The %s listener %s", self._name, text)
 
     def _describe(self, before: State, problem: ConnectionLost) -> str:
         if problem.cause.name in UNVERIFIED:

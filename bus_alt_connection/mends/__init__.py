@@ -7,16 +7,16 @@ mend needs is not patched: there the bus is as upstream has it.
 
 from typing import Any, List, Tuple
 
+from ..dispatcher import find
 
-def patches(dispatcher: Any) -> List[Tuple[Any, str, Any]]:
-    """Return the patches.
 
-    :param dispatcher: the class of upstream's dispatcher
-    """
-    if hasattr(dispatcher, "poll"):  # before 16 the dispatcher itself waits for each long poll
+def patches() -> List[Tuple[Any, str, Any]]:
+    """Return the patches."""
+    upstream = find()[1]
+    if hasattr(upstream, "poll"):  # before 16 the dispatcher itself waits for each long poll
         from . import long_polls
 
-        return long_polls.patches(dispatcher)
+        return long_polls.patches(upstream)
     from . import websockets
 
     return websockets.patches()

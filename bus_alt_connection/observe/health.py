@@ -16,7 +16,6 @@ import urllib.parse
 from typing import Any, Callable, Dict, List, Tuple
 
 import odoo.http
-import odoo.service.server
 
 from .. import cron
 from ..errors import UNVERIFIED
@@ -75,7 +74,7 @@ def host_health() -> Dict[str, str]:
     seen = cluster.watch().look()
     if seen is None:
         return _failing(found["state"], "unverified", UNANSWERED)
-    present, expected = seen.present["cron", "host"], cron.expected_listeners(odoo.service.server)
+    present, expected = seen.present["cron", "host"], cron.expected_listeners()
     if present < expected:
         remedy = (
             f"PostgreSQL has {present} of {expected} cron listeners. None if Odoo has just started; else: what does"

@@ -105,7 +105,7 @@ METRICS = (
 # The same of the notifier.
 NOTIFIER_METRICS = (
     ("notifications_sent_total", "NOTIFYs of this process that left.", lambda each: each.sent),
-    ("notifications_waiting", "NOTIFYs of this process that could not leave yet.", lambda each: each.waiting),
+    ("notifications_waiting", "NOTIFYs of this process that could not leave yet.", lambda each: len(each.queue)),
     ("notifications_dropped_total", "NOTIFYs of this process that will not leave.", lambda each: each.dropped),
     ("notifier_reconnects_total", "Connections that were made after the first, also of one that was idle before.",
      lambda each: max(0, each.connections - 1)),
@@ -150,7 +150,7 @@ class Collector:
     def _cluster() -> Iterator[Any]:
         metric = _family("listeners_expected", "Listeners that this server should have.", labels=["listener"])
         metric.add_metric(["bus"], sum(listener.subscribers.name == "bus" for listener in listeners()))
-        metric.add_metric(["cron"], cron.expected_listeners(odoo.service.server))
+        metric.add_metric(["cron"], cron.expected_listeners())
         yield metric
         seen = cluster.watch().look()
         if seen is None:

@@ -26,11 +26,12 @@ _logger = logging.getLogger(__name__)
 OWN = ("host", "port", "user", "password")  # of the runner's settings, jobrunner_db_*
 
 
-def patches(settings: Settings) -> List[Tuple[Any, str, Any]]:
+def patches() -> List[Tuple[Any, str, Any]]:
     """Return what makes the runner's connections as above.
 
     :raises Exception: whatever the runner has against being imported
     """
+    settings = Settings.from_odoo()
     # Odoo imports it as well, before or after this addon: the order does not matter to either.
     runner = importlib.import_module("odoo.addons.queue_job.jobrunner.runner")
     if not settings.queue_job:
