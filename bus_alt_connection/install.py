@@ -39,7 +39,9 @@ def install() -> None:
 
 def _extras(settings: Settings) -> List[str]:
     """Return the modules that this process needs besides the main job."""
-    found = ["cron", "observe.health", "mends", "mends.log_db"]
+    found = ["cron", "observe.health", "mends.log_db"]
+    # before 16 the dispatcher itself waits for each long poll
+    found += ["mends.long_polls"] if hasattr(dispatcher.find()[1], "poll") else ["mends.history", "mends.websockets"]
     if settings.keep_notify:
         found.append("notifier")
     if not odoo.evented and "queue_job" in server_wide_modules():

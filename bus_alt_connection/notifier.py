@@ -151,7 +151,7 @@ class Notifier:
             while len(self.queue) > self.LIMIT:
                 self.queue.popitem(last=False)
                 self.dropped += 1
-                self._warn("More than %d NOTIFYs are queued: the oldest are dropped. The table has the rows.", self.LIMIT)
+                self._warn("More than %d NOTIFYs are queued: the oldest are dropped.", self.LIMIT)
             start, self._retrying = not self._retrying, True
         try:
             if start:

@@ -1,22 +1,6 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""Holes of upstream's own bus that lose notifications, mended where this Odoo has them.
+"""Holes of upstream's own bus that lose notifications, each mended by a module of its own.
 
-Only the module that fits is imported: ``websockets`` from 16 on, ``long_polls`` before. What a version lacks of what a
-mend needs is not patched: there the bus is as upstream has it.
+``history`` and ``websockets`` are for 16 and later, ``long_polls`` is for the versions before, ``log_db`` for all. What
+a version lacks of what a mend needs is not patched: there the bus is as upstream has it.
 """
-
-from typing import Any, List, Tuple
-
-from ..dispatcher import find
-
-
-def patches() -> List[Tuple[Any, str, Any]]:
-    """Return the patches."""
-    upstream = find()[1]
-    if hasattr(upstream, "poll"):  # before 16 the dispatcher itself waits for each long poll
-        from . import long_polls
-
-        return long_polls.patches(upstream)
-    from . import websockets
-
-    return websockets.patches()

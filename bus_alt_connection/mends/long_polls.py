@@ -9,16 +9,18 @@ server-wide, as by this addon, the server is only made afterwards.
 """
 
 import functools
-import sys
 from typing import Any, List, Tuple
 
 import odoo.service.server
 
+from ..dispatcher import find
+
 FIRST_POLL_SECONDS = 40  # shorter than the 50 s that upstream looks back
 
 
-def patches(dispatcher: Any) -> List[Tuple[Any, str, Any]]:
+def patches() -> List[Tuple[Any, str, Any]]:
     """Return ``poll``, shortened for the first one, and in 15 ``run``, which ends with the server."""
+    module, dispatcher, _loop = find()
     poll, run = dispatcher.poll, dispatcher.run
 
     @functools.wraps(poll)
@@ -31,7 +33,7 @@ def patches(dispatcher: Any) -> List[Tuple[Any, str, Any]]:
     def stop_with_server(self: Any, *args: Any, **kwargs: Any) -> Any:
         server = odoo.service.server.server
         if server is not None:
-            server.on_stop(sys.modules[dispatcher.__module__].stop_event.set)
+            server.on_stop(module.stop_event.set)
             server.on_stop(self.wakeup_workers)
         return run(self, *args, **kwargs)
 

@@ -1,12 +1,9 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""Websockets, from 16 on: stragglers are sent, and a websocket whose query fails ends.
-
-A row may commit after rows with higher ids have been sent: its COMMIT waited for a standby, or for a full disk.
-Upstream remembers what it sent for 10 s; a row that is later than that is lost for ever. Here it is a minute.
+"""Websockets, from 16 on: one whose query fails ends, and its client connects again.
 
 While the database is away upstream's loop (17 to 19) fails on the error itself: to log it, it queries the database.
 The client's connection is closed then, but the websocket's sockets stay open and the dispatcher keeps it, for ever.
-And a websocket that could not subscribe stays open and is sent nothing. Both end here: the client connects again.
+And a websocket that could not subscribe stays open and is sent nothing. Both end here.
 """
 
 import contextlib
@@ -23,21 +20,11 @@ from .. import errors
 _logger = logging.getLogger(__name__)
 
 
-# As long as a look at the table reaches back (recovery.Recovery.STRAGGLER_SECONDS), and the time between two looks.
-HISTORY_SECONDS = 90
-
-
 def patches() -> List[Tuple[Any, str, Any]]:
-    """Return the length of the history, upstream's serving loop, and how it serves a message, wrapped."""
+    """Return upstream's serving loop, and how it serves a message, wrapped."""
     from odoo.addons.bus import websocket
 
     found: List[Tuple[Any, str, Any]] = []
-    if hasattr(getattr(websocket, "Websocket", None), "MAX_NOTIFICATION_HISTORY_SEC"):
-        found.append((websocket.Websocket, "MAX_NOTIFICATION_HISTORY_SEC", HISTORY_SECONDS))
-    with contextlib.suppress(ImportError):
-        from odoo.addons.bus import bus_dispatcher  # from 20 on each channel has the history
-
-        found.append((bus_dispatcher.ChannelTopic, "MAX_HISTORY_SEC", HISTORY_SECONDS))
     handler = getattr(websocket, "WebsocketConnectionHandler", None)
     serve_forever = getattr(getattr(handler, "_serve_forever", None), "__func__", None)
     if serve_forever is not None:

@@ -15,8 +15,6 @@ import json
 import urllib.parse
 from typing import Any, Callable, Dict, List, Tuple
 
-import odoo.http
-
 from .. import cron
 from ..errors import UNVERIFIED
 from ..listener import listeners
