@@ -23,7 +23,7 @@ def patches() -> List[Tuple[Any, str, Any]]:
     threaded, worker = odoo.service.server.ThreadedServer, odoo.service.server.WorkerCron
     in_thread = routing.mark(threaded.cron_thread, lambda upstream: Subscribers(_databases))
     return [
-        (threaded, "cron_thread", routing.restart(in_thread)),
+        (threaded, "cron_thread", routing.restart(in_thread, "A cron thread")),
         # A worker looks at all its databases, whichever was named.
         (worker, "start", routing.mark(worker.start, lambda upstream: Subscribers(lambda: [""]))),
     ]

@@ -57,7 +57,8 @@ def patches() -> List[Tuple[Any, str, Any]]:
         dispatch = upstream()  # before 16 only those who serve long polls have one
     if series_of(dispatch) is None:
         raise AttributeError("table of subscribers in the bus dispatcher")
-    restarted = routing.restart(getattr(upstream, loop), getattr(module, "stop_event", None))  # from 15 on
+    stopping = getattr(module, "stop_event", None)  # from 15 on
+    restarted = routing.restart(getattr(upstream, loop), "The loop of the bus", stopping)
     # Both are marked: another addon may override one of them.
     return [
         (upstream, "run", routing.mark(upstream.run, subscribers_of)),

@@ -54,9 +54,10 @@ def mark(run: Callable, subscribers: Callable[[Any], Any]) -> Callable:
     return run_as_listener
 
 
-def restart(loop: Callable, stopping: Any = None) -> Callable:
+def restart(loop: Callable, name: str, stopping: Any = None) -> Callable:
     """Start a listener's loop again when it fails: upstream would sleep for 20 to 50 s, or end for ever.
 
+    :param name: what to call it in the log
     :param stopping: an event; once it is set the loop's error is raised
     """
 
@@ -69,7 +70,7 @@ def restart(loop: Callable, stopping: Any = None) -> Callable:
             except Exception as exc:  # any, another addon's included
                 if stopping is not None and stopping.is_set():
                     raise
-                _logger.warning("%s failed (%s) and goes on.", loop.__qualname__, one_line(exc))
+                _logger.warning("%s failed (%s) and goes on.", name, one_line(exc))
                 _logger.debug("Where that came from:", exc_info=True)
             runtime.sleep(backoff.next())
 

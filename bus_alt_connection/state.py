@@ -75,11 +75,11 @@ class StateLog:
     def change(self, before: State, after: State) -> None:
         """Log a change, if it is worth a line."""
         if after.phase == LISTENING and self._return_due:
-            self._return_due, again = False, ""
+            self._return_due, again, delivered = False, "", ""
             if before.problem is not None:
                 lasted = after.since - (before.lost_at or after.since)
-                again = f" again after {lasted:.2f} s. What was missed is delivered now"
-            _logger.info("The %s listener is listening on %s%s.", self._name, after.endpoint, again)
+                again, delivered = " again", f" after {lasted:.2f} s. What was missed is delivered now"
+            _logger.info("The %s listener is listening%s on %s%s.", self._name, again, after.endpoint, delivered)
         problem = after.problem
         if problem not in (None, before.problem) and self._throttle.due(problem.cause[:2]):
             self._return_due = True
