@@ -69,42 +69,6 @@ def test_no_sources_are_to_be_had(odoo, bus, postgres):
     assert "Traceback" not in server.log_text()
 
 
-@pytest.fixture
-def system(postgres):
-    """A system database that is not called postgres."""
-    postgres.query("CREATE DATABASE system OWNER odoo")
-    yield "system"
-    postgres.query("DROP DATABASE system WITH (FORCE)")
-
-
-def test_after_19(odoo, pgbouncer, postgres, system):
-    """The dispatcher of bus.bus_dispatcher, as a stand-in has it; where it listens is a setting of Odoo's there."""
-    server = odoo(load="base,web,bus_test_order", addons=[ADDONS], options={"db_system": system},
-                  env={"BUS_TEST_ORDER": "bus_test_later,bus_alt_connection"})
-
-    def notified(channels, since):
-        connection = pgbouncer.connect(system)
-        connection.cursor().execute("SELECT pg_notify('imbus', %s)", [compact(channels)])
-        connection.close()
-        server.wait_log(r"fetched for \('demo', 'later'\)", since=since)
-
-    pid, = wait_listening(postgres, server, "bus")
-    assert postgres.query("SELECT datname FROM pg_stat_activity WHERE pid = %s", [pid]) == [(system,)]
-    server.wait_log("bus listener is listening on")
-    for _ in range(3):
-        notified([["demo", "later"]], server.log_size())
-    # what upstream's loop would fail on, and who is not here
-    notified([["other", "later"], [], 5, ["demo", ["x"]], {"a": 1}, ["demo", "later"]], server.log_size())
-    since = server.log_size()
-    postgres.query("INSERT INTO bus_bus (channel, create_date) VALUES (%s, timezone('UTC', now()))",
-                   [compact(["demo", "later"])], dbname="demo")
-    postgres.query("SELECT pg_terminate_backend(%s)", [pid])
-    server.wait_log("bus listener is listening again", since=since)
-    server.wait_log("fetched for", since=since)     # the catch-up finds what nobody was notified of
-    notified([["demo", "later"]], server.log_size())
-    assert "Traceback" not in server.log_text()
-
-
 @pytest.mark.needs("stop_event")
 def test_who_waits_is_woken_when_the_server_stops(odoo, bus):
     """As in series 15, whose dispatcher finds no server to ask for it when it is loaded server-wide.

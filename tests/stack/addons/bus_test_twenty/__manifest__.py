@@ -1,5 +1,5 @@
 {
-    "name": "A test: a stand-in for the dispatcher of the series after 19",
+    "name": "A test: the shape of Odoo 20 on the tree of 19",
     "version": "1.0.0",
     "license": "AGPL-3",
     "author": "Bus Alt Connection contributors",
