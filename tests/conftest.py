@@ -10,6 +10,7 @@ import itertools
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -160,14 +161,11 @@ def odoo(stack):
 
 @pytest.fixture
 def twenty(odoo, postgres):
-    """As `odoo`, of the shape of Odoo 20; `first` names addons that are loaded between that and this addon.
-
-    Its system database is not called postgres.
-    """
-    def start(*args, first=(), env=None, options=None, **kw):
-        order = ["bus_test_twenty", *first, "bus_alt_connection"]
-        return odoo(*args, load="base,web,bus_test_order", addons=[ADDONS], options={"db_system": system, **(options or {})},
-                    env={"BUS_TEST_ORDER": ",".join(order), **(env or {})}, **kw)
+    """As `odoo`, of the shape of Odoo 20. Its system database is not called postgres."""
+    def start(*args, env=None, options=None, **kw):
+        return odoo(*args, load="base,web,bus_test_order", addons=[ADDONS],
+                    options={"db_system": system, **(options or {})},
+                    env={"BUS_TEST_ORDER": "bus_test_twenty,bus_alt_connection", **(env or {})}, **kw)
 
     system = f"system{next(NAMES)}"
     postgres.query(f"CREATE DATABASE {system}")

@@ -6,8 +6,4 @@
 * Odoo listens and notifies in the database that `db_system` names.
 * BUS_TEST_EVENTED evented processes share one port.
 """
-from . import system  # first: what it changes must not be bound elsewhere yet
-from . import router
-from . import bus_dispatcher
-from . import websockets
-from . import evented
+from . import bus_dispatcher, evented, router, system, websockets

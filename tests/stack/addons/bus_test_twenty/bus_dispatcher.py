@@ -113,7 +113,8 @@ class BusDispatcher(threading.Thread):
         self._drop_if_empty(topic)
 
     def _drop_if_empty(self, topic):
-        if topic._state in (DispatchState.IDLE, DispatchState.QUEUED) and not (topic._websockets or topic._waiting_room):
+        claimed = topic._state in (DispatchState.IN_FLIGHT, DispatchState.DIRTY)
+        if not (claimed or topic._websockets or topic._waiting_room):
             self._topic_by_channel.pop(topic._channel, None)
 
     def _mark(self, topic):
