@@ -56,8 +56,9 @@ def test_lost_while_the_clients_are_woken(stack, proxy, crowd, record_property):
         lose(how, stack, server, proxy)
         event = time.monotonic()
         record_property(f"lacked it at the second loss, {how}", len(lacking(clients, number)))
-        wait_until(lambda number=number: not lacking(clients, number), WITHIN,
-                   lambda how=how, number=number: f"{how}: {len(lacking(clients, number))} of {CLIENTS} never got it")
+        wait_until(lambda number=number: not lacking(clients, number), WITHIN, lambda how=how, number=number: (
+            f"{how}: {len(lacking(clients, number))} of {CLIENTS} never got it, one of them with the errors "
+            f"{lacking(clients, number)[0].errors[-2:]}"))
         record_property(f"the last has it after (s), {how}", round(time.monotonic() - event, 1))
         server.wait_log("The bus listener is listening", since=since)
         wait_healthy(server)

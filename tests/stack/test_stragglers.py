@@ -7,6 +7,9 @@ import time
 
 import pytest
 
+from bench.clients import Sender as CheapSender
+from bench.clients import Swarm
+from bench.setups import cpu
 from stack.clients.client import Sender, compact
 from stack.clients.listeners import wait_listening
 from stack.clients.state import pass_seconds, wait_healthy
@@ -65,3 +68,39 @@ def awaited(client, payload, event):
         if found and found.payload == payload and found.at > event - 0.001:
             return found
     return None
+
+
+WATCHERS = 10       # clients of one channel, of each Odoo
+HOT = 0.05          # seconds between messages on it
+FILL, MEASURED = 60, 60     # seconds: until what is remembered is, and that is looked at
+MORE = 1.10         # times an Odoo without this addon
+
+
+@pytest.mark.alone      # measures the CPU time of two processes
+@pytest.mark.newest
+@pytest.mark.timeout(600)
+def test_a_hot_channel_costs_little_more(stack, odoo, record_property):
+    """Whatever is remembered of each client is looked at for each message: that must not be felt."""
+    plain, ours = odoo(workers=1, pooled=False, load="base,web"), odoo(workers=1)
+    channel, looked = f"hot-{time.monotonic_ns()}", []
+    with CheapSender(stack.pgbouncer, "demo") as sender:
+        last, = sender.insert([channel])
+        payload = f"[{sender.wire(channel)}]"
+        with Swarm(plain, "demo", WATCHERS, lambda _: [channel], last) as few, \
+                Swarm(ours, "demo", WATCHERS, lambda _: [channel], last) as others:
+            wait_listening(stack.postgres, ours, "bus")
+            wait_healthy(ours)
+            began, number = time.monotonic(), 0
+            for seconds in (FILL, FILL + MEASURED):
+                while time.monotonic() - began < seconds:
+                    last, = sender.insert([channel])
+                    sender.notify([payload])
+                    number += 1
+                    time.sleep(max(0.0, began + number * HOT - time.monotonic()))   # the pace that is measured
+                looked.append([cpu(server.evented_pid) for server in (plain, ours)])
+            assert few.wait(last, 20) and others.wait(last, 20)
+            assert few.arrived == others.arrived == number * WATCHERS, "lost, or twice"
+    without, with_it = (after - before for before, after in zip(*looked, strict=True))
+    record_property("CPU, times that without this addon", round(with_it / without, 3))
+    print(f"a hot channel: {with_it:.1f} s of CPU with the addon, {without:.1f} s without: {with_it / without:.3f}")
+    assert with_it < MORE * without
