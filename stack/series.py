@@ -16,6 +16,7 @@ FACTS = {
     # the clients: stack/clients/client.py has a class of each name
     "client": {12: "LongPolling", 16: "WebSocket"},
     "websocket": {12: None, 16: "odoo.addons.bus.websocket"},
+    "long_polls": {12: True, 16: False},
     # a websocket closes the pair of sockets by which it is woken when it ends; before, garbage collection does
     "closes_its_pair": {12: False, 19: True},
     # from Python: the method of bus.bus, and what it is given before the message
@@ -32,6 +33,8 @@ FACTS = {
     # the dispatcher's class, and what of it the seam needs
     "dispatcher": {12: "odoo.addons.bus.models.bus.ImDispatch", 20: "odoo.addons.bus.bus_dispatcher.BusDispatcher"},
     "loop": {12: "loop", 20: "_listener_loop"},
+    # tests/stack/addons/bus_test_twenty gives it the shape of the next one
+    "shape_of_20": {12: False, 19: True, 20: False},
     # the path at which the web client opens a conversation of the module mail
     "discuss_address": {12: None, 18: "/odoo/discuss?active_id=discuss.channel_{}"},
     # what the bus parses with, where it is not Python's json

@@ -10,6 +10,7 @@ import itertools
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from stack.machine import PACKAGES, Unavailable
 from stack.series import Series
 
 pytest_plugins = ["tests.running"]
+ADDONS = Path(__file__).parent / "stack" / "addons"
 NAMES = itertools.count(1)
 
 
@@ -155,6 +157,21 @@ def odoo(stack):
     servers = Servers(stack)
     yield servers
     servers.end()
+
+
+@pytest.fixture
+def twenty(odoo, postgres):
+    """As `odoo`, of the shape of Odoo 20. Its system database is not called postgres."""
+    def start(*args, env=None, options=None, **kw):
+        return odoo(*args, load="base,web,bus_test_order", addons=[ADDONS],
+                    options={"db_system": system, **(options or {})},
+                    env={"BUS_TEST_ORDER": "bus_test_twenty,bus_alt_connection", **(env or {})}, **kw)
+
+    system = f"system{next(NAMES)}"
+    postgres.query(f"CREATE DATABASE {system}")
+    yield start
+    odoo.end()
+    postgres.query(f"DROP DATABASE {system} WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")

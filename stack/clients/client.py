@@ -293,8 +293,8 @@ class Sender:
             return cr.fetchone()[0]
 
     def notify(self, payload, channel="imbus"):
-        """NOTIFY as Odoo does it: on a short connection to `postgres`, through the pooler."""
-        connection = self.pooler.connect("postgres")
+        """NOTIFY as Odoo does it: on a short connection to the system database, through the pooler."""
+        connection = self.pooler.connect(self.session.odoo.system_database)
         try:
             connection.cursor().execute("SELECT pg_notify(%s, %s)", [channel, payload])
         finally:

@@ -46,6 +46,6 @@ class Hold:
         file.touch() if yes else file.unlink(missing_ok=True)
 
 
-def name_of(address):
-    """The name that NAMING resolves to it."""
-    return address.replace(".", "-") + ".test"
+def name_of(*addresses):
+    """The name that NAMING resolves to them, in this order."""
+    return ".".join(address.replace(".", "-") for address in addresses) + ".test"

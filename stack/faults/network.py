@@ -108,6 +108,10 @@ class Proxy:
         self.mode = "refuse"
         self.cut()
 
+    def refuse_new(self):
+        """Those that are connected stay so."""
+        self.mode = "refuse"
+
     def freeze(self):
         self.mode = "freeze"
 

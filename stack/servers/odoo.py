@@ -38,6 +38,7 @@ class Odoo(Program):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data_dir = self.folder / "data"
         self.workers = 0
+        self.system_database = "postgres"
         # as whoever runs us, root too: its interpreter and the checkout may be readable to nobody else
         super().__init__("Odoo", self.folder / "odoo.log")
 
@@ -55,7 +56,14 @@ class Odoo(Program):
         """The process that serves websockets and long polling."""
         if not self.workers:
             return self.pid
-        return next(pid for pid in children(self.pid) if b"gevent" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return self.evented_pids[0]
+
+    @property
+    def evented_pids(self):
+        """The same where there may be several of them."""
+        if not self.workers:
+            return [self.pid]
+        return [pid for pid in children(self.pid) if b"gevent" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     def addons_path(self, extra=()):
         # The repository's other folders are no addons: Odoo sees a folder that holds the addon alone.
@@ -124,6 +132,7 @@ class Odoo(Program):
         """
         self.workers = workers
         options = {"workers": workers, "db_name": database, **(options or {})}
+        self.system_database = options.get("db_system", "postgres")
         if load is not None:
             options["server_wide_modules"] = load
         self.launch([*self.source.command, "-c", self.config(options, addons), *args], self.env(env), self.folder)

@@ -1,9 +1,12 @@
 """Other addons that override the dispatcher or bus.bus go on working, loaded before this one and after it."""
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from stack.clients.listeners import wait_listening
+from stack.clients.state import lines, wait_healthy
 
 ADDONS = Path(__file__).parent / "addons"
 ORDERS = {"before": "{},bus_alt_connection", "after": "bus_alt_connection,{}"}
@@ -47,3 +50,30 @@ def test_one_that_wraps(odoo, bus, postgres, wrapped, order, workers):
     check(server, bus, postgres, wrapped)
     assert server.wait_log(r"overridden run on a dispatch that everyone has: (\w+)")[1] == "True"
     assert server.log_text().count("overridden bus.bus") == 3
+
+
+# text that the bus knows nothing of, and what upstream's loop can parse and the bus would have written otherwise
+OTHERS = {"own loop": ["plain text", "", '{"a": 1}', '[["demo", 1, {}]]'],
+          "wrapped cursor": ['[ "nobody" ]', "[]", '["nobody", "nobody"]', '{"nobody": 1}']}
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
+@pytest.mark.parametrize("way", OTHERS)
+def test_one_that_listens_on_the_same_connection(odoo, bus, postgres, way, workers):
+    """What arrives on its channel reaches it as it came, also after a loss, and what arrives on the bus's the bus."""
+    server = odoo(workers=workers, load="base,web,bus_test_order", addons=[ADDONS],
+                  env={"BUS_TEST_ORDER": ORDERS["before"].format("bus_test_listens"), "BUS_TEST_LISTENS": way})
+    client, sender = bus(server)
+    for _ in range(2):
+        pid, = wait_listening(postgres, server, "bus")
+        wait_healthy(server)
+        since = server.log_size()
+        for payload in OTHERS[way]:
+            postgres.query("SELECT pg_notify('bus_test_other', %s)", [payload])
+            server.wait_log(re.escape(f"arrived {json.dumps(payload)}."), since=since, timeout=10)
+        sender.send_orm("on the bus")
+        assert client.next(timeout=10).payload == "on the bus"
+        assert not lines(server, " WARNING ", since) and not lines(server, " ERROR ", since)
+        since = server.log_size()
+        postgres.query("SELECT pg_terminate_backend(%s)", [pid])
+        server.wait_log("The bus listener is listening again on ", since=since)

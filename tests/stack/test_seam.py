@@ -1,12 +1,15 @@
-"""The seam: an Odoo in which it has moved keeps its own bus, and the shape that the dispatcher has after series 19."""
+"""The seam: an Odoo in which it has moved keeps its own bus; any other part that has moved costs nothing but that part.
+
+Takes 3 min.
+"""
 import re
 from pathlib import Path
 
 import pytest
 import requests
 
-from stack.clients.client import compact
 from stack.clients.listeners import direct, wait_listening
+from stack.clients.state import lines
 from stack.process import DEADLINE, wait_until
 
 ADDONS = Path(__file__).parent / "addons"
@@ -32,26 +35,57 @@ def keeps_its_own_bus(odoo, bus, postgres):
     ("loop", "ImDispatch.loop"),
     ("ImDispatch", "bus.models.bus.ImDispatch"),
     ("db_connect", "odoo.sql_db.db_connect"),
-    ("cron_thread", "ThreadedServer.cron_thread"),
     ("subscribers", "table of subscribers in the bus dispatcher"),
 ])
-def test_it_has_moved(keeps_its_own_bus, facts, moved, named):
+def test_what_the_main_job_needs_has_moved(keeps_its_own_bus, facts, moved, named):
     server = keeps_its_own_bus(moved)
     # each process of the server loads the addon: one line each, and it is the same one
-    lines = re.findall(r" (\d+) ERROR (.*)$", server.log_text(), re.M)
-    assert len({pid for pid, _ in lines}) == len(lines) == 2, lines
-    for _, line in lines:
+    errors = re.findall(r" (\d+) ERROR (.*)$", server.log_text(), re.M)
+    assert len({pid for pid, _ in errors}) == len(errors) == 2, errors
+    for _, line in errors:
         assert named in line
         assert f"Odoo {facts.number}." in line
     assert "Traceback" not in server.log_text()
 
 
-def test_what_raises_while_it_is_loaded_leaves_all_as_it_was(keeps_its_own_bus):
-    """Half of it in place would be worse than none. It is met late, in the notifier's part."""
-    server = keeps_its_own_bus("check_limits")
-    assert requests.get(f"{server.url}/bus_alt_connection/health", timeout=DEADLINE).status_code == 404
+def test_what_raises_while_it_is_loaded_leaves_the_bus_as_it_was(keeps_its_own_bus):
+    """Half of the main job in place would be worse than none."""
+    server = keeps_its_own_bus("run, which raises")
     log = server.log_text()
     assert log.count("Bus Alt Connection could not be loaded.") == log.count("RuntimeError: nobody looks at this") == 2
+
+
+@pytest.mark.parametrize("moved, named, workers", [
+    ("Application", "Application", 2),
+    pytest.param("cron_thread", "cron_thread", 0, marks=pytest.mark.needs("cron_listeners")),
+    pytest.param("WorkerCron", "WorkerCron", 2, marks=pytest.mark.needs("cron_listeners")),
+    ("Worker", "check_limits", 2),
+    ("check_limits, which raises", "check_limits|nobody looks at this", 2),
+    pytest.param("WebsocketConnectionHandler", "WebsocketConnectionHandler", 2, marks=pytest.mark.needs("websocket")),
+    pytest.param("history", "MAX_NOTIFICATION_HISTORY_SEC", 2, marks=pytest.mark.needs("websocket")),
+    pytest.param("poll", "poll", 2, marks=pytest.mark.needs("long_polls")),
+], ids=lambda value: str(value).split("|")[0].replace(" ", "-"))
+def test_another_part_has_moved(odoo, bus, postgres, moved, named, workers):
+    """Behind the pooler the main job works without it, and one line names it in each process that lacks it."""
+    server = odoo(workers=workers, load="base,web,bus_test_order", addons=[ADDONS],
+                  env={"BUS_TEST_ORDER": "bus_test_moved,bus_alt_connection", "BUS_TEST_MOVED": moved})
+    client, sender = bus(server)
+    wait_listening(postgres, server, "bus")
+    for number in range(5):
+        sender.send_orm(number)
+        assert client.next().payload == number
+    pid, = wait_listening(postgres, server, "bus")
+    postgres.query("SELECT pg_terminate_backend(%s)", [pid])
+    server.wait_log("The bus listener is listening again on ")
+    sender.send_orm("again")
+    assert client.next().payload == "again"
+    own = [line for level in ("WARNING", "ERROR") for line in lines(server, f" {level} ")]
+    # of the loss, which is one of the bus
+    own = [line for line in own if "The bus listener lost its connection" not in line]
+    said = [re.search(r" (\d+) WARNING .*(?:" + named + ")", line) for line in own]
+    assert said and all(said), f"nothing, or something else, was said: {own}"
+    assert len({line[1] for line in said}) == len(said), f"not one line in a process: {own}"
+    assert "Traceback" not in server.log_text()
 
 
 def test_no_sources_are_to_be_had(odoo, bus, postgres):
@@ -66,42 +100,6 @@ def test_no_sources_are_to_be_had(odoo, bus, postgres):
     def ask():
         return requests.get(f"{server.url}/bus_alt_connection/health?scope=host", timeout=DEADLINE)
     wait_until(lambda: ask().ok, DEADLINE, lambda: f"the health route says {ask().text}")
-    assert "Traceback" not in server.log_text()
-
-
-@pytest.fixture
-def system(postgres):
-    """A system database that is not called postgres."""
-    postgres.query("CREATE DATABASE system OWNER odoo")
-    yield "system"
-    postgres.query("DROP DATABASE system WITH (FORCE)")
-
-
-def test_after_19(odoo, pgbouncer, postgres, system):
-    """The dispatcher of bus.bus_dispatcher, as a stand-in has it; where it listens is a setting of Odoo's there."""
-    server = odoo(load="base,web,bus_test_order", addons=[ADDONS], options={"db_system": system},
-                  env={"BUS_TEST_ORDER": "bus_test_later,bus_alt_connection"})
-
-    def notified(channels, since):
-        connection = pgbouncer.connect(system)
-        connection.cursor().execute("SELECT pg_notify('imbus', %s)", [compact(channels)])
-        connection.close()
-        server.wait_log(r"fetched for \('demo', 'later'\)", since=since)
-
-    pid, = wait_listening(postgres, server, "bus")
-    assert postgres.query("SELECT datname FROM pg_stat_activity WHERE pid = %s", [pid]) == [(system,)]
-    server.wait_log("bus listener is listening on")
-    for _ in range(3):
-        notified([["demo", "later"]], server.log_size())
-    # what upstream's loop would fail on, and who is not here
-    notified([["other", "later"], [], 5, ["demo", ["x"]], {"a": 1}, ["demo", "later"]], server.log_size())
-    since = server.log_size()
-    postgres.query("INSERT INTO bus_bus (channel, create_date) VALUES (%s, timezone('UTC', now()))",
-                   [compact(["demo", "later"])], dbname="demo")
-    postgres.query("SELECT pg_terminate_backend(%s)", [pid])
-    server.wait_log("bus listener is listening again", since=since)
-    server.wait_log("fetched for", since=since)     # the catch-up finds what nobody was notified of
-    notified([["demo", "later"]], server.log_size())
     assert "Traceback" not in server.log_text()
 
 

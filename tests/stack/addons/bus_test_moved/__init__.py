@@ -1,13 +1,13 @@
 """An Odoo that has changed: what BUS_TEST_MOVED names is not where Bus Alt Connection looks for it.
 
-The loop is renamed, for everyone, and reading a worker's `check_limits` from its class raises. The others cannot be:
-Odoo itself asks for them by their names in many places, so they are hidden from Bus Alt Connection alone. The table of
-subscribers is each dispatcher's own, the others are a module's.
+What Odoo itself asks for by its name in many places is hidden from Bus Alt Connection alone; the rest has another name
+for everyone, or raises when it is read from its class.
 """
 import os
 import sys
 import types
 
+import odoo.http
 import odoo.service.server
 import odoo.sql_db
 
@@ -26,7 +26,7 @@ def hiding(get, *hidden):
 
 def hide(module, hidden):
     class Changed(types.ModuleType):
-        __getattribute__ = hiding(types.ModuleType.__getattribute__, hidden)
+        __getattribute__ = hiding(types.ModuleType.__getattribute__, *hidden)
 
     module.__class__ = Changed
 
@@ -47,22 +47,49 @@ class Raising:
     def __init__(self, method):
         self.method = method
 
-    def __get__(self, worker, owner=None):
-        if worker is None:
+    def __get__(self, instance, owner=None):
+        if instance is None:
             raise RuntimeError("nobody looks at this")
-        return self.method.__get__(worker, owner)
+        return self.method.__get__(instance, owner)
 
 
-def raise_where_read():
-    odoo.service.server.Worker.check_limits = Raising(odoo.service.server.Worker.check_limits)
+def raise_where_read(owner, name):
+    setattr(owner, name, Raising(getattr(owner, name)))
+
+
+def only_of_objects(owner, name):
+    """An attribute that objects have and their class has not."""
+    value = getattr(owner, name)
+
+    def __getattr__(self, asked):
+        if asked != name:
+            raise AttributeError(asked)
+        return value.__get__(self) if callable(value) else value
+
+    delattr(owner, name)
+    owner.__getattr__ = __getattr__
+
+
+def websocket():
+    from odoo.addons.bus import websocket
+    return websocket
 
 
 MOVES = {
+    # the main job
     "loop": rename_loop,
-    "ImDispatch": lambda: hide(bus, "ImDispatch"),
-    "db_connect": lambda: hide(odoo.sql_db, "db_connect"),
-    "cron_thread": lambda: hide(odoo.service.server, "ThreadedServer"),
+    "ImDispatch": lambda: hide(bus, ["ImDispatch"]),
+    "db_connect": lambda: hide(odoo.sql_db, ["db_connect"]),
     "subscribers": hide_subscribers,
-    "check_limits": raise_where_read,
+    "run, which raises": lambda: raise_where_read(bus.ImDispatch, "run"),
+    # the other parts
+    "Application": lambda: hide(odoo.http, ["Application", "Root"]),
+    "cron_thread": lambda: hide(odoo.service.server, ["ThreadedServer"]),
+    "WorkerCron": lambda: hide(odoo.service.server, ["WorkerCron"]),
+    "Worker": lambda: hide(odoo.service.server, ["Worker"]),
+    "check_limits, which raises": lambda: raise_where_read(odoo.service.server.Worker, "check_limits"),
+    "WebsocketConnectionHandler": lambda: hide(websocket(), ["WebsocketConnectionHandler"]),
+    "history": lambda: only_of_objects(websocket().Websocket, "MAX_NOTIFICATION_HISTORY_SEC"),
+    "poll": lambda: only_of_objects(bus.ImDispatch, "poll"),
 }
 MOVES[os.environ["BUS_TEST_MOVED"]]()

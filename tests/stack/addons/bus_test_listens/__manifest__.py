@@ -1,5 +1,5 @@
 {
-    "name": "A test: a stand-in for the dispatcher of the series after 19",
+    "name": "A test: another addon that LISTENs on the dispatcher's connection",
     "version": "1.0.0",
     "license": "AGPL-3",
     "author": "Bus Alt Connection contributors",
