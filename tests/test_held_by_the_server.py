@@ -218,8 +218,8 @@ def test_a_notify_that_hangs(stack, odoo, postgres, pgbouncer, hanging, ours, po
         gets(client, "at once", timeout=5)
 
 
-IN_START_UP = "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = objid AND classid = 'pg_database'::regclass" \
-              " WHERE datname = %s AND NOT granted"
+LOCKS = "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = objid AND classid = 'pg_database'::regclass"
+IN_START_UP = f"{LOCKS} WHERE datname = %s AND NOT granted"
 
 
 def test_a_database_that_is_copied(stack, odoo, postgres, console, second):
@@ -243,9 +243,8 @@ def test_a_database_that_is_copied(stack, odoo, postgres, console, second):
             wait_healthy(server)
             found[second][1].close()
             thread.start()
-            wait_until(lambda: ask(console, "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = objid"
-                                   " WHERE pid = %s AND datname = %s AND mode = 'ShareLock' AND granted", [pid, second]),
-                       DEADLINE, "it is not copied")
+            own_lock = f"{LOCKS} WHERE pid = %s AND datname = %s AND mode = 'ShareLock' AND granted"
+            wait_until(lambda: ask(console, own_lock, [pid, second]), DEADLINE, "it is not copied")
             os.kill(pid, signal.SIGSTOP)
             try:
                 ask(console, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [second])
