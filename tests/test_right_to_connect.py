@@ -34,7 +34,7 @@ def revoked(postgres, pgbouncer):
     postgres.query("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
     pgbouncer.command("RECONNECT")
     postgres.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                   " WHERE datname = 'postgres' AND usename = 'odoo'")
+                   " WHERE datname = 'postgres' AND usename <> current_user")
     grant = lambda: postgres.query("GRANT CONNECT ON DATABASE postgres TO PUBLIC")  # noqa: E731
     try:
         yield grant
