@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from stack.client import Session
-from stack.listeners import wait_listening
+from stack.clients.client import Session
+from stack.clients.listeners import wait_listening
+from stack.clients.state import health, lines, pass_seconds, wait_failing, wait_healthy
+from stack.clients.unnotified import clients, gets
 from stack.process import wait_until
-from stack.state import health, lines, pass_seconds, wait_failing, wait_healthy
-from stack.unnotified import clients, gets
 
 ADDONS = Path(__file__).parent / "addons"
 NAMES = itertools.count(1)

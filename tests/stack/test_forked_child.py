@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stack.listeners import direct, wait_listening
+from stack.clients.listeners import direct, wait_listening
+from stack.clients.state import pass_seconds, wait_healthy
 from stack.process import DEADLINE, wait_until
-from stack.state import pass_seconds, wait_healthy
 
 ADDONS = Path(__file__).parent / "addons"
 NAMES = itertools.count(1)

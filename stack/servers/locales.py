@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import subprocess
 
-from .base import StackError, Unavailable
+from ..base import StackError, Unavailable
 
 GERMAN, GERMAN_LATIN1 = ("de_DE", "UTF-8"), ("de_DE", "ISO-8859-1")
 ROLE = {"de_DE": "Rolle"}        # a word of what it says of a role that does not exist, in this language

@@ -9,10 +9,10 @@ import subprocess
 
 import pytest
 
-from stack.faults import Proxy
-from stack.flow import Flow
-from stack.listeners import direct, wait_listening
-from stack.state import DEGRADED, instant, lines, pass_seconds, wait_failing
+from stack.clients.flow import Flow
+from stack.clients.listeners import direct, wait_listening
+from stack.clients.state import DEGRADED, instant, lines, pass_seconds, wait_failing
+from stack.faults.network import Proxy
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 TRIED = 20          # seconds

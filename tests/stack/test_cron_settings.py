@@ -1,8 +1,8 @@
 """The settings of OCA's server-tools for cron's own connection are a fallback for the cron listeners."""
 import pytest
 
-from stack.faults import Proxy
-from stack.listeners import direct, wait_listening
+from stack.clients.listeners import direct, wait_listening
+from stack.faults.network import Proxy
 from stack.process import free_port, wait_until
 
 pytestmark = pytest.mark.needs("cron_listeners")

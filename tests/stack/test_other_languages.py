@@ -9,14 +9,14 @@ import re
 import pytest
 
 from stack import Postgres
-from stack.faults import Proxy
-from stack.flow import Flow
-from stack.listeners import check_once_a_minute, wait_listening
-from stack.locales import GERMAN, GERMAN_LATIN1, speaking
+from stack.clients.flow import Flow
+from stack.clients.listeners import check_once_a_minute, wait_listening
+from stack.clients.state import DEGRADED, instant, lines, pass_seconds, wait_failing, wait_healthy
+from stack.clients.unnotified import clients, gets
+from stack.faults.network import Proxy
 from stack.machine import Unavailable
 from stack.process import free_port, wait_until
-from stack.state import DEGRADED, instant, lines, pass_seconds, wait_failing, wait_healthy
-from stack.unnotified import clients, gets
+from stack.servers.locales import GERMAN, GERMAN_LATIN1, speaking
 
 NAMES = itertools.count(1)
 MINUTE = 60         # seconds, in which attempts are quick

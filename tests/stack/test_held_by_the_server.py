@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from stack.client import OdooError, Sender
-from stack.listeners import check_once_a_minute, wait_listening
+from stack.clients.client import OdooError, Sender
+from stack.clients.listeners import check_once_a_minute, wait_listening
+from stack.clients.state import lines, wait_failing, wait_healthy
+from stack.clients.unnotified import clients, gets
 from stack.process import DEADLINE, wait_until
-from stack.state import lines, wait_failing, wait_healthy
-from stack.unnotified import clients, gets
 
 NAMES = itertools.count(1)
 HELD = 90           # seconds

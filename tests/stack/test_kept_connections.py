@@ -5,11 +5,11 @@ What is kept leads to a server that is a standby now, and that lags. Takes 3 min
 import pytest
 
 from stack import PgBouncer, Stack
-from stack.faults import Proxy
-from stack.listeners import wait_listening
+from stack.clients.listeners import wait_listening
+from stack.clients.state import pass_seconds, wait_healthy
+from stack.clients.unnotified import FOUND, clients, gets
+from stack.faults.network import Proxy
 from stack.process import DEADLINE, wait_until
-from stack.state import pass_seconds, wait_healthy
-from stack.unnotified import FOUND, clients, gets
 
 pytestmark = pytest.mark.timeout(500)
 

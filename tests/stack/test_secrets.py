@@ -3,11 +3,11 @@ import json
 
 import pytest
 import requests
-from test_doctor import Doctor
 
-from stack.client import Session
+from stack.clients.client import Session
+from stack.clients.state import ROUTE, pass_seconds
 from stack.process import DEADLINE, free_port, wait_until
-from stack.state import ROUTE, pass_seconds
+from tests.stack.test_doctor import Doctor
 
 SECRET = "gEheim7"
 URLS = [f"postgresql://odoo:{SECRET}@127.0.0.1:5432/postgres", f"odoo:{SECRET}@127.0.0.1",

@@ -3,10 +3,10 @@ import time
 
 import pytest
 
-from stack.faults import Proxy
-from stack.listeners import wait_listening
+from stack.clients.listeners import wait_listening
+from stack.clients.state import pass_seconds, wait_healthy
+from stack.faults.network import Proxy
 from stack.process import wait_until
-from stack.state import pass_seconds, wait_healthy
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from stack.client import OdooError, Sender
-from stack.listeners import check_once_a_minute, wait_listening
+from stack.clients.client import OdooError, Sender
+from stack.clients.listeners import check_once_a_minute, wait_listening
+from stack.clients.state import DEGRADED, health, lines, pass_seconds, wait_failing, wait_healthy
+from stack.clients.unnotified import clients
 from stack.process import DEADLINE, wait_until
-from stack.state import DEGRADED, health, lines, pass_seconds, wait_failing, wait_healthy
-from stack.unnotified import clients
 
 WATCHED = 40        # seconds
 MINUTE = 60         # seconds, in which it tries more often

@@ -12,10 +12,10 @@ import time
 import pytest
 
 from bench.clients import Sender, Swarm
-from stack.listeners import client_ports, wait_listening
+from stack.clients.listeners import client_ports, wait_listening
+from stack.clients.state import pass_seconds, wait_failing, wait_healthy
+from stack.clients.unnotified import clients, gets
 from stack.process import wait_until
-from stack.state import pass_seconds, wait_failing, wait_healthy
-from stack.unnotified import clients, gets
 
 NAMES = itertools.count(1)
 MANY = 24           # databases

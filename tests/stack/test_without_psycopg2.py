@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stack.client import Session
+from stack.clients.client import Session
 
 ADDONS = Path(__file__).parent / "addons"
 

@@ -3,10 +3,10 @@ import socket
 import time
 
 import pytest
-from test_metrics import scrape
 
+from stack.clients.state import pass_seconds, wait_healthy
 from stack.process import wait_until
-from stack.state import pass_seconds, wait_healthy
+from tests.stack.test_metrics import scrape
 
 DRAINS = 20         # seconds
 

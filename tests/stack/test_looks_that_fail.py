@@ -6,12 +6,12 @@ import itertools
 import re
 
 import pytest
-from test_metrics import scrape
 
-from stack.listeners import check_once_a_minute, wait_listening
+from stack.clients.listeners import check_once_a_minute, wait_listening
+from stack.clients.state import lines, pass_seconds, wait_healthy
+from stack.clients.unnotified import FOUND, clients, gets
 from stack.process import DEADLINE, free_port, wait_until
-from stack.state import lines, pass_seconds, wait_healthy
-from stack.unnotified import FOUND, clients, gets
+from tests.stack.test_metrics import scrape
 
 NAMES = itertools.count(1)
 WATCHED = 150       # seconds
