@@ -44,8 +44,11 @@ def german(stack, request):
 
 @pytest.fixture
 def role(postgres):
-    """Makes the role `direct`, which is gone after the test."""
-    yield lambda options="": postgres.query(f"CREATE ROLE direct LOGIN PASSWORD 'right' {options}")
+    """`role(change)` makes the role `direct` and then changes it; it is gone after the test."""
+    def make(change):
+        postgres.query("CREATE ROLE direct LOGIN PASSWORD 'right'")
+        postgres.query(f"ALTER ROLE direct {change}")
+    yield make
     postgres.query("DROP ROLE IF EXISTS direct")
 
 
@@ -60,7 +63,7 @@ def counted(stack):
 # what is wrong with the role, how it is mended, and what PostgreSQL says of it: the words that all charsets can write
 ROLES = {
     "password": ("PASSWORD 'another'", "PASSWORD 'right'", "Passwort-Authentifizierung"),
-    "login": ("NOLOGIN", "LOGIN", "nicht erlaubt, sich anzumelden|Zugriff|anmelden|Login"),
+    "login": ("NOLOGIN", "LOGIN", "Rolle .*(einloggen|anmelden|Login)"),
     "limit": ("CONNECTION LIMIT 0", "CONNECTION LIMIT -1", "zu viele Verbindungen"),
 }
 
