@@ -1,9 +1,9 @@
-"""The settings of OCA's server-tools for cron's own connection are a fallback for the cron listeners."""
+"""The settings of OCA's server-tools for cron's own connection: whoever has them is told what to set here."""
 import pytest
 
-from stack.clients.listeners import direct, wait_listening
+from stack.clients.listeners import wait_listening
+from stack.clients.state import lines
 from stack.faults.network import Proxy
-from stack.process import free_port, wait_until
 
 pytestmark = pytest.mark.needs("cron_listeners")
 
@@ -18,26 +18,22 @@ def counted(stack):
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.newest)], ids=["threaded", "prefork"])
 @pytest.mark.parametrize("where", ["odoo.conf", "environment"])
-def test_they_are_read(odoo, postgres, counted, where, workers):
+def test_they_are_named(odoo, counted, where, workers):
+    """One line of each process for each of them, which names the setting that counts."""
     names = {"cron_db_host": counted.host, "cron_db_port": counted.port}
     if where == "odoo.conf":
         server = odoo(workers=workers, direct=False, options=names)
     else:
         server = odoo(workers=workers, direct=False,
                       env={f"ODOO_{name.upper()}": str(value) for name, value in names.items()})
-    wait_listening(postgres, server, "cron")
-    assert counted.accepted
+    for name in names:
+        spelled = name if where == "odoo.conf" else f"ODOO_{name.upper()}"
+        server.wait_log(rf"(WARNING|ERROR) .*bus_alt_connection.*\b{spelled}\b.*imdispatcher_{name[5:]}")
+        said = [line.split()[2] for line in lines(server, spelled)]
+        assert len(said) == len(set(said)), said
 
 
 def test_the_addons_own_go_before_them(odoo, postgres, counted):
     server = odoo(options={"cron_db_host": counted.host, "cron_db_port": counted.port})
     wait_listening(postgres, server, "cron")
     assert not counted.accepted
-
-
-def test_they_are_crons_alone(stack, odoo, bus, postgres):
-    """The bus does not go where they lead: the bus is told its own address."""
-    server = odoo(direct=True, options={"cron_db_host": "127.0.0.1", "cron_db_port": free_port()})
-    bus(server)
-    wait_listening(postgres, server, "bus")
-    wait_until(lambda: direct(postgres, server, "cron"), 30, "cron does not listen at the address of the addon's own")
