@@ -165,5 +165,8 @@ def undelivered(endpoint: str, listening: Tuple[int, str], notifying: Tuple[int,
 
 def one_line(error: Any) -> str:
     """Return an error's first line; libpq adds hints below. No message of libpq's names a password."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # The server's message in another encoding than the connection's: in LATIN1 every byte is a letter.
+    encoded = error.object if isinstance(error, UnicodeDecodeError) else None
+    text = str(error) if encoded is None else encoded.decode("latin-1")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
