@@ -84,7 +84,7 @@ CAUSES = (
 )
 # Where several endpoints are named, one of them should be the primary.
 NO_PRIMARY = transient("standby", "If this lasts: is none of the hosts a primary?")
-UNKNOWN = transient("unknown", f"If this lasts, look up the server's message, and check {ADDRESS}.")
+UNKNOWN = transient("unknown", "If this lasts, look up the server's message, and check the settings imdispatcher_db_*.")
 
 # Why NOTIFYs do not arrive on a connection that is open.
 OTHER_SERVER = permanent("other server", f"Set {ADDRESS} to the server behind Odoo's own db_host.")
