@@ -84,7 +84,7 @@ CAUSES = (
 )
 # Where several endpoints are named, one of them should be the primary.
 NO_PRIMARY = transient("standby", "If this lasts: is none of the hosts a primary?")
-UNKNOWN = transient("unknown", f"If this lasts, look up the server's message, and check {ADDRESS}.")
+UNKNOWN = transient("unknown", "If this lasts, look up the server's message, and check the settings imdispatcher_db_*.")
 
 # Why NOTIFYs do not arrive on a connection that is open.
 OTHER_SERVER = permanent("other server", f"Set {ADDRESS} to the server behind Odoo's own db_host.")
@@ -165,5 +165,8 @@ def undelivered(endpoint: str, listening: Tuple[int, str], notifying: Tuple[int,
 
 def one_line(error: Any) -> str:
     """Return an error's first line; libpq adds hints below. No message of libpq's names a password."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # The server's message in another encoding than the connection's: in LATIN1 every byte is a letter.
+    encoded = error.object if isinstance(error, UnicodeDecodeError) else None
+    text = str(error) if encoded is None else encoded.decode("latin-1")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__

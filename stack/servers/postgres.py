@@ -52,6 +52,7 @@ class Postgres(Program):
         self.port = port or free_port()
         self.passwords = {}
         self.settings = {}          # beside SETTINGS, from the next start on
+        self.environ = {}           # beside the usual environment, from the next start on
         self.folder.mkdir(parents=True, exist_ok=True)
         if machine.run_as:
             os.chown(self.folder, *machine.run_as)
@@ -67,7 +68,7 @@ class Postgres(Program):
 
     def env(self, **more):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        return {**clean, "LC_ALL": "C", **self.machine.env, **more}
+        return {**clean, "LC_ALL": "C", **self.machine.env, **self.environ, **more}
 
     def program(self, name, *args, **env):
         """Run one of PostgreSQL's programs to its end as the server's user."""

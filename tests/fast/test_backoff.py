@@ -1,8 +1,8 @@
 """How long to pause between attempts, and between equal log lines."""
 import pytest
+from bus_alt_connection.backoff import Backoff, Throttle
 
 from bus_alt_connection import backoff
-from bus_alt_connection.backoff import Backoff, Throttle
 
 
 @pytest.fixture(autouse=True)

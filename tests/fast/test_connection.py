@@ -5,11 +5,11 @@ import threading
 import time
 
 import pytest
+from bus_alt_connection.connection import BlockingConnection, addresses
+from bus_alt_connection.tasks import Tasks
 
 from bus_alt_connection import connection
-from bus_alt_connection.connection import BlockingConnection, addresses
 from bus_alt_connection.errors import ConnectionLost
-from bus_alt_connection.tasks import Tasks
 
 TIMEOUT = 1.0       # seconds
 HANGS = 20.0        # how long a resolver does

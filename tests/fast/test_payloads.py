@@ -10,9 +10,9 @@ import types
 from typing import Any, NamedTuple
 
 import pytest
+from bus_alt_connection.payloads import accept, key, key_of_row
 
 from bus_alt_connection import payloads
-from bus_alt_connection.payloads import accept, key, key_of_row
 
 HERE, ALSO_HERE, GONE = ("demo", "here"), ("demo", "res.partner", 3), ("demo", "gone")
 SUBSCRIBED = {HERE, ALSO_HERE, "a bare name"}       # as `key` makes them

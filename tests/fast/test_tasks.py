@@ -5,9 +5,9 @@ import threading
 import time
 
 import pytest
+from bus_alt_connection.tasks import READ, WRITE, Signal, Tasks, ready, sleep
 
 from bus_alt_connection import tasks as module
-from bus_alt_connection.tasks import READ, WRITE, Signal, Tasks, ready, sleep
 
 SHORT = 0.02        # seconds that something takes
 LONG = 60.0         # seconds that nothing takes: whoever waits for it is woken by something else

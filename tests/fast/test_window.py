@@ -7,9 +7,9 @@ import itertools
 import pickle
 
 import pytest
+from bus_alt_connection.window import Window
 
 from bus_alt_connection import window
-from bus_alt_connection.window import Window
 
 
 @pytest.fixture(autouse=True)

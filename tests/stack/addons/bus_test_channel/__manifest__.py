@@ -1,0 +1,8 @@
+{
+    "name": "A test: a channel without a database",
+    "version": "1.0.0",
+    "license": "AGPL-3",
+    "author": "Bus Alt Connection contributors",
+    "depends": ["bus"],
+    "installable": True,
+}
