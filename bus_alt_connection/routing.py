@@ -135,7 +135,7 @@ class SystemCursor:
         self._cursor: Any = None  # Odoo's own
         self._listener: Optional[Listener] = None
         self._notifies: List[notifier.Statement] = []  # not committed yet
-        self._in_recovery = self._closed = False
+        self._in_recovery = self.closed = False
 
     def execute(self, query: Any, params: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Run a statement, or keep it for ``commit``."""
@@ -144,10 +144,11 @@ class SystemCursor:
         if self._in_recovery:
             # The answer "no" makes the loop LISTEN. A standby is the listener's affair: it looks for a primary.
             return None
-        if self._subscribers is not None and LISTEN.match(text):
-            self._listen().listen(LISTEN.match(text).group(1))  # type: ignore
+        listen = LISTEN.match(text) if self._subscribers is not None else None
+        if listen:
+            self._listen().listen(listen.group(1))
             return None
-        if self._cursor is None and self._keep_notify and not self._closed and NOTIFY.match(text):
+        if self._cursor is None and self._keep_notify and not self.closed and NOTIFY.match(text):
             self._notifies.append((getattr(query, "code", query), tuple(getattr(query, "params", params) or ())))
             return None
         return self._opened().execute(query, params, *args, **kwargs)
@@ -155,15 +156,6 @@ class SystemCursor:
     def fetchone(self) -> Optional[tuple]:
         """Return a row of the latest statement."""
         return (False,) if self._in_recovery else self._opened().fetchone()
-
-    @property
-    def _cnx(self) -> Any:
-        """What a loop waits on; some read it before they LISTEN."""
-        return self._opened()._cnx if self._subscribers is None else self._listen().loop_connection
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     def commit(self) -> None:
         """Begin to listen, or send the NOTIFYs."""
@@ -182,12 +174,11 @@ class SystemCursor:
             self._cursor.rollback()
 
     def close(self) -> None:
-        """End the listener, or give Odoo's own cursor back."""
-        self._closed, self._notifies = True, []
-        if getattr(_thread, "listening", None) is self:
-            _thread.listening = None
+        """End the listener, and give Odoo's own cursor back."""
+        self.closed, self._notifies = True, []
         if self._listener is not None:
             self._listener.loop_connection.close()
+            _thread.listening = None if _thread.listening is self else _thread.listening
         if self._cursor is not None:
             self._cursor.close()
 
@@ -204,6 +195,8 @@ class SystemCursor:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name == "_cnx" and self._subscribers is not None:  # what a loop waits on; some read it before they LISTEN
+            return self._listen().loop_connection
         return getattr(self._opened(), name)
 
     def _listen(self) -> Listener:
@@ -214,7 +207,7 @@ class SystemCursor:
 
     def _opened(self) -> Any:
         """Return Odoo's own cursor, in which what was executed so far is executed again."""
-        if self._closed and self._cursor is None:
+        if self.closed and self._cursor is None:
             raise psycopg2.InterfaceError("Cursor already closed")
         if self._cursor is None:
             self._cursor = self._own()

@@ -6,6 +6,7 @@ statement that asks which LISTENs stand. It takes no transaction id and wakes no
 of the database, up to PostgreSQL 18.
 """
 
+import contextlib
 import os
 import socket
 from typing import Any, Dict, List, Optional
@@ -104,9 +105,9 @@ class Session:
             for channel in self._channels:
                 self.link.query(f"LISTEN {_quoted(channel)}")
         except ConnectionLost:
-            if self.link.usable:
-                # After "could not access status of transaction" the next LISTEN succeeds once this has moved the
-                # queue's tail past what vacuum has removed. After another error it does no harm.
+            # After "could not access status of transaction" the next LISTEN succeeds once this has moved the queue's
+            # tail past what vacuum has removed. After another error it does no harm.
+            with contextlib.suppress(ConnectionLost):
                 self.link.query("SELECT pg_notification_queue_usage()")
             raise
 
@@ -131,12 +132,10 @@ class Session:
 
         :param unlisten: whether to leave no LISTEN behind in the server connections that a pooler gives to others
         """
-        try:
+        with contextlib.suppress(ConnectionLost):  # then the server connection's end ends the LISTEN
             for _turn in range(10 if unlisten and self.pooler else 0):  # each may be another server connection
                 for channel in self._channels:
                     self.link.query(f"UNLISTEN {_quoted(channel)}")
-        except ConnectionLost:
-            pass  # its end ends the LISTEN, or the pooler's server connection will
         self.link.close()
 
 

@@ -129,6 +129,10 @@ def server_wide_modules() -> List[str]:
 class Settings:
     """One reading of the settings; each is an attribute, with its default where it has one.
 
+    :param environ: the environment
+    :param options: Odoo's configuration
+    :param source: where that was read from, for people
+
     :ivar values: setting (``"db_port"``) -> its value, only those that are set and right
     :ivar sources: setting -> where it came from, for people
     :ivar problems: one line for each value that is wrong
@@ -138,22 +142,21 @@ class Settings:
     def __init__(
         self, environ: Mapping[str, str], options: Optional[Mapping[str, Any]] = None, source: str = "odoo.conf"
     ) -> None:
-        """Read them.
-
-        :param environ: the environment
-        :param options: Odoo's configuration
-        :param source: where that was read from, for people
-        """
         self._environ, self._options, self._source = environ, options or {}, source
-        self.values: Dict[str, Any] = {}
+        self.values: Dict[str, Any] = {name: default for name, (_parse, default) in OTHERS.items()}
         self.sources: Dict[str, str] = {}
         self.problems: List[str] = []
         self.fatal: List[str] = []
-        for name, parse in CONNECTION.items():
-            self._read(name, parse)
-        for name, (parse, default) in OTHERS.items():
-            self._read(name, parse)
-            self.values.setdefault(name, default)
+        for name, parse in {**CONNECTION, **{name: parse for name, (parse, _default) in OTHERS.items()}}.items():
+            for found, value in self._find("imdispatcher_" + name):
+                self.sources[name] = found
+                try:
+                    if "\0" in value:
+                        raise Invalid("text without a zero byte")
+                    self.values[name] = parse(value)
+                except Invalid as exc:
+                    self._reject(name, value, exc)
+                break  # the first takes precedence
         hosts, ports = self.values.get("db_host"), self.values.get("db_port")
         if ports and len(ports) > 1 and len(ports) != len(hosts or ()):
             self._reject("db_port", ",".join(map(str, ports)), "one port, or as many as hosts")
@@ -169,37 +172,33 @@ class Settings:
         """Return the settings of this process."""
         from odoo.tools import config
 
-        source = config.get("config") or getattr(config, "rcfile", None) or "odoo.conf"
-        return cls(os.environ, config, source)
+        return cls(os.environ, config, config.get("config") or getattr(config, "rcfile", None) or "odoo.conf")
 
-    def _read(self, name: str, parse: Callable[[str], Any]) -> None:
-        for source, value in self._find("imdispatcher_" + name):
-            self.sources[name] = source
-            try:
-                self.values[name] = parse(str(value).strip())
-            except Invalid as exc:
-                self._reject(name, value, exc)
-            return
-
-    def _find(self, option: str) -> Iterator[Tuple[str, Any]]:
-        """Yield where a setting stands and its value; the first counts."""
+    def _find(self, option: str) -> Iterator[Tuple[str, str]]:
+        """Yield where a setting stands, and its value; what is empty is unset."""
         for variable in (option.upper(), "ODOO_" + option.upper()):
-            if self._environ.get(variable, "").strip():
-                yield f"environment variable {variable}", self._environ[variable].strip()
+            yield from self._unless_empty(f"environment variable {variable}", self._environ.get(variable))
         value = self._options.get(option)
-        if value not in (None, "", False) or (value is False and option.endswith(("keep_notify", "queue_job"))):
-            yield f"{option} in {self._source}", value
+        switch = isinstance(OTHERS.get(option.replace("imdispatcher_", ""), (None, None))[1], bool)
+        if value is not False or switch:  # Odoo's parsers make False of what is empty
+            yield from self._unless_empty(f"{option} in {self._source}", value)
 
-    def _reject(self, name: str, value: Any, right: Any) -> None:
-        secret = name == "db_password" or hidden(str(value))
-        shown = "its value (not shown)" if secret else repr(str(value))
+    @staticmethod
+    def _unless_empty(found: str, value: Any) -> Iterator[Tuple[str, str]]:
+        text = "" if value is None else str(value).strip()
+        if text:
+            yield found, text
+
+    def _reject(self, name: str, value: str, right: Any) -> None:
+        shown = "its value (not shown)" if name == "db_password" or hidden(value) else repr(value)
         self.values.pop(name, None)
-        harmless = name not in CONNECTION or name in ADDRESS
-        effect = "which is ignored" if harmless else "so there is no direct connection"
-        problem = f"{self.sources[name]} is {shown}, {effect}: it has to be {right}."
-        self.problems.append(problem)
-        if not harmless:
-            self.fatal.append(problem)
+        problem = f"{self.sources[name]} is {shown}, "
+        if name in OTHERS or name in ADDRESS:
+            self.values.update({name: OTHERS[name][1]} if name in OTHERS else {})
+            self.problems.append(f"{problem}which is ignored: it has to be {right}.")
+        else:
+            self.fatal.append(f"{problem}so there is no direct connection: it has to be {right}.")
+            self.problems.append(self.fatal[-1])
 
     def __getattr__(self, name: str) -> Any:
         try:
