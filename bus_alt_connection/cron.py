@@ -77,7 +77,8 @@ class Recovery:
     def __init__(self, listener: Any) -> None:
         self._listener = listener
         self._triggered_for: Any = None  # the time since which the listener is LISTENING
-        self._due_at = 0.0  # of the next poll, or of the next question
+        self._check_at = 0.0  # when to ask next where the pooled path leads
+        self._polled_at = 0.0
         self._skip = 0  # polls
         self.woken = self.failed_looks = 0
 
@@ -89,13 +90,13 @@ class Recovery:
         state, now = self._listener.state, runtime.monotonic()
         if state.lost_at is None and state.since != self._triggered_for:
             self._triggered_for = state.since
-            self._due_at = now + runtime.uniform(*self.CHECK_SECONDS)
+            self._check_at = now + runtime.uniform(*self.CHECK_SECONDS)
             self._trigger()
-        elif now >= self._due_at and state.lost_at is None:
-            self._due_at = now + runtime.uniform(*self.CHECK_SECONDS)
+        elif state.lost_at is None and now >= self._check_at:
+            self._check_at = now + runtime.uniform(*self.CHECK_SECONDS)
             self._listener.check_path(self._listener.path)
-        elif state.lost_at is not None and now >= min(self._due_at, state.lost_at + self._poll_seconds):
-            self._due_at = now + self._poll_seconds
+        elif state.lost_at is not None and now - max(state.lost_at, self._polled_at) >= self._poll_seconds:
+            self._polled_at = now
             self._poll()
 
     @property

@@ -152,7 +152,7 @@ class Subscribers:
             rows = {channel: [] for channel in list(by_channel) if self._belongs(channel, database)}
         for text, numbers in (ids or {}).items():
             with contextlib.suppress(ValueError, TypeError, RecursionError):  # else nobody can subscribe to it
-                rows[_key(json.loads(text), True)] = numbers
+                rows.setdefault(_key(json.loads(text), True), []).extend(numbers)
         found: Dict[Callable, None] = {}  # bound methods compare equal: each is woken once
         for channel, numbers in rows.items():
             for subscriber in _copy(by_channel.get(channel)):

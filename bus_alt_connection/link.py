@@ -187,12 +187,14 @@ class Link:
 def open_first(targets: List[Dict[str, Any]], timeout: float, host_timeout: Optional[float] = None) -> Link:
     """Connect to the first of these endpoints that lets a connection in.
 
+    :param timeout: seconds for all of them together: one that does not answer leaves the others their share
     :raises ConnectionLost: with the last one's reason
     """
-    problem = ConnectionLost("no address is known")
-    for target in targets:
+    problem, deadline = ConnectionLost("no address is known"), runtime.monotonic() + timeout
+    for number, target in enumerate(targets):
+        share = (deadline - runtime.monotonic()) / (len(targets) - number)
         try:
-            return Link.open(target, timeout, host_timeout)
+            return Link.open(target, share, host_timeout)
         except ConnectionLost as exc:
             problem = exc
     raise problem

@@ -101,11 +101,11 @@ def test_one_that_was_taken_may_come_again(connection):
 
 
 def test_whether_something_waits(connection):
-    assert not connection.waiting
+    assert not connection.signalled
     connection.deliver("imbus", "one")
-    assert connection.waiting
+    assert connection.signalled
     connection.poll()
-    assert not connection.waiting
+    assert not connection.signalled
 
 
 def test_a_loop_that_does_not_look_for_long_costs_no_more(connection):
