@@ -1,8 +1,8 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
-"""``odoo bus_doctor``: finds what is wrong with the bus, and changes nothing.
+"""``odoo bus_doctor``: find what is wrong with the bus, and change nothing.
 
-Series 19 loads this file alone, as ``odoo.cli.bus_doctor``; before, Odoo imports the addon. So
-nothing of the addon is imported before the command runs.
+From 19 on Odoo loads this file alone, as ``odoo.cli.bus_doctor``; before, it imports the addon. So nothing of the
+addon is imported before the command runs.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from odoo.tools import config
 COLOURS = {"ok": "32", "warning": "33", "failed": "31", "skipped": "2"}
 
 
-# Before series 15 the class's name is the command's.
+# Before 15 the class's name is the command's.
 class bus_doctor(Command):
     """Check the live bus, from its settings to a NOTIFY that arrives."""
 
@@ -28,49 +28,36 @@ class bus_doctor(Command):
         parser = argparse.ArgumentParser(
             prog=f"{os.path.basename(sys.argv[0])} bus_doctor",
             description=self.__doc__,
-            epilog="All other options are those of Odoo's server: -c, --db_host, --load, ..."
-            " Exit status: 0 all is well; 1 notifications arrive, but read the warnings;"
-            " 2 something is broken.",
+            epilog="All other options are those of Odoo's server: -c, --db_host, --load, ... Exit status: 0 all is"
+            " well; 1 notifications arrive, but read the warnings; 2 something is broken.",
             allow_abbrev=False,
         )
         parser.add_argument("--json", action="store_true", help="write one JSON object instead")
         options, others = parser.parse_known_args(args)
-
-        def save(*args: Any, **kwargs: Any) -> None:
-            parser.error("nothing is changed here, so there is nothing to save")
-
-        config.save = save
+        config.save = lambda *args, **kwargs: parser.error("nothing is changed here, so there is nothing to save")
         # The public function opens the server's log file, which this command leaves alone.
         config._parse_config(others)
         initialize_sys_path()
 
-        from odoo.addons.bus_alt_connection import doctor
-        from odoo.addons.bus_alt_connection.settings import Settings
+        from odoo.addons.bus_alt_connection import doctor, settings
 
         results = []
-        for result in doctor.examine(Settings.of_odoo()):
+        for result in doctor.examine(settings.Settings.from_odoo()):
             results.append(result)
             if not options.json:
-                _print(_line(result, sys.stdout.isatty()))
+                state = f"{result.state:7}"
+                if sys.stdout.isatty():
+                    state = f"\x1b[{COLOURS[result.state]}m{state}\x1b[0m"
+                remedy = f" -> {result.remedy}" if result.remedy else ""
+                _print(f"{state}  {result.name}: {result.text}{remedy}")
         status, verdict = doctor.verdict(results)
-        if options.json:
-            checks = [dict(result._asdict()) for result in results]
-            _print(json.dumps({"status": status, "verdict": verdict, "checks": checks}, indent=2))
-        else:
-            _print(verdict)
+        checks: List[Any] = [result._asdict() for result in results]
+        report = {"status": status, "verdict": verdict, "checks": checks}
+        _print(json.dumps(report, indent=2) if options.json else verdict)
         sys.exit(status)
 
 
-def _line(result: Any, coloured: bool) -> str:
-    """A ``doctor.Result`` for people."""
-    state = f"{result.state:7}"
-    if coloured:
-        state = f"\x1b[{COLOURS[result.state]}m{state}\x1b[0m"
-    remedy = " -> " + result.remedy if result.remedy else ""
-    return f"{state}  {result.name}: {result.text}{remedy}"
-
-
 def _print(text: str) -> None:
-    # A server's message may hold letters that this terminal has not.
+    # A server's message may hold letters that this terminal lacks.
     encoding = sys.stdout.encoding or "ascii"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
