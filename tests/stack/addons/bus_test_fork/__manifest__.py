@@ -4,5 +4,6 @@
     "license": "AGPL-3",
     "author": "Bus Alt Connection contributors",
     "depends": ["bus"],
+    "post_load": "post_load",
     "installable": True,
 }
