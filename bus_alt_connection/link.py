@@ -32,46 +32,44 @@ class Link:
     """
 
     def __init__(self, info: Dict[str, Any], timeout: float) -> None:
-        """Begin to connect; ``connect`` waits for the end."""
         self.info, self.timeout = info, timeout
         self.answered = False
+        self._connection: Any = None
         self._pid, self._closing = os.getpid(), runtime.Lock()
-        self._begin("UTF8")
 
     @classmethod
     def open(cls, info: Dict[str, Any], timeout: float, host_timeout: Optional[float] = None) -> "Link":
-        """Connect.
+        """Return a link that is connected; see ``connect``."""
+        link = cls(info, timeout)
+        try:
+            link.connect(timeout, host_timeout)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def connect(self, timeout: float, host_timeout: Optional[float] = None) -> None:
+        """Connect. After a ``TimedOut`` it may be called again, and goes on.
 
         :param timeout: seconds until the connection is ready
         :param host_timeout: seconds until the host accepts it
         :raises ConnectionLost: with the reason
         """
-        link = cls(info, timeout)
-        try:
-            link.connect(host_timeout)
-        except BaseException:
-            link.close()
-            raise
-        return link
+        if self._connection is None:
+            self._begin("UTF8")
+        self._drive(timeout, host_timeout)
+        if self._connection.get_parameter_status("server_encoding") == "SQL_ASCII":
+            # Such a server sends any bytes. psycopg2 drops what it cannot decode, with all that came behind it.
+            # In LATIN1 every byte is a letter.
+            self._connection.close()
+            self._begin("LATIN1")
+            self._drive(timeout)
 
     def _begin(self, encoding: str) -> None:
         try:
             self._connection = psycopg2.connect(async_=1, client_encoding=encoding, **self.info)
         except FAILURES as exc:
             raise ConnectionLost(one_line(exc)) from exc
-
-    def connect(self, host_timeout: Optional[float] = None) -> None:
-        """Wait until the connection is ready. After a ``TimedOut`` it may be called again.
-
-        :raises ConnectionLost: with the reason
-        """
-        self._drive(self.timeout, host_timeout)
-        if self._connection.get_parameter_status("server_encoding") == "SQL_ASCII":
-            # Such a server sends any bytes. psycopg2 drops what it cannot decode, with all that came behind it.
-            # In LATIN1 every byte is a letter.
-            self._connection.close()
-            self._begin("LATIN1")
-            self._drive(self.timeout)
 
     def _drive(self, timeout: float, host_timeout: Optional[float] = None) -> None:
         """Wait until the connection is idle."""
@@ -169,7 +167,7 @@ class Link:
     def interrupt(self) -> None:
         """Make whoever waits on this link fail at once. Called from any thread."""
         with self._closing:
-            if self._connection.closed or self._pid != os.getpid():
+            if self._connection is None or self._connection.closed or self._pid != os.getpid():
                 return  # a forked child shares the socket with its parent
             try:
                 with socket.socket(fileno=os.dup(self._connection.fileno())) as shared:
@@ -180,21 +178,5 @@ class Link:
     def close(self) -> None:
         """Close the connection, whatever its state."""
         with self._closing:
-            if not self._connection.closed:
+            if self._connection is not None and not self._connection.closed:
                 self._connection.close()
-
-
-def open_first(targets: List[Dict[str, Any]], timeout: float, host_timeout: Optional[float] = None) -> Link:
-    """Connect to the first of these endpoints that lets a connection in.
-
-    :param timeout: seconds for all of them together: one that does not answer leaves the others their share
-    :raises ConnectionLost: with the last one's reason
-    """
-    problem, deadline = ConnectionLost("no address is known"), runtime.monotonic() + timeout
-    for number, target in enumerate(targets):
-        share = (deadline - runtime.monotonic()) / (len(targets) - number)
-        try:
-            return Link.open(target, share, host_timeout)
-        except ConnectionLost as exc:
-            problem = exc
-    raise problem

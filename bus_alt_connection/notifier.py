@@ -14,13 +14,11 @@ import logging
 import os
 from typing import Any, Dict, List, Optional, Tuple
 
-from psycopg2 import extensions
-
 import odoo.service.server
 
 from . import endpoints, runtime
 from .errors import ConnectionLost
-from .link import Link, open_first
+from .pooled import PooledPath
 from .settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -39,7 +37,7 @@ class Notifier:
 
     :ivar sent: NOTIFYs that left
     :ivar dropped: NOTIFYs that will not leave any more
-    :ivar connections: that were made
+    :ivar path: its connection
     :ivar queue: text -> statement: equal ones are one
     """
 
@@ -47,11 +45,11 @@ class Notifier:
     LIMIT = 1000  # NOTIFYs that are queued, each of up to 8 kB
 
     def __init__(self, timeout: float) -> None:
-        self.sent = self.dropped = self.connections = 0
+        self.sent = self.dropped = 0
         self.queue: Any = collections.OrderedDict()
         self._retrying = False  # whether the thread exists
         self._queueing = runtime.Lock()  # these two; never held while something is sent
-        self._link: Optional[Link] = None
+        self.path = PooledPath(timeout, APPLICATION_NAME, always=True)
         self._used_at = 0.0  # runtime.monotonic() of its latest NOTIFY
         self._using = runtime.Lock()  # these two
         self._timeout = timeout
@@ -65,7 +63,7 @@ class Notifier:
         deadline, left, refusal = runtime.monotonic() + self._timeout, list(statements), None
         try:
             while left and not (self._retrying or self.queue):
-                refusal = self._transmit(left[0], deadline) or refusal
+                refusal = self._transmit(left[0], max(0.1, deadline - runtime.monotonic())) or refusal
                 del left[0]
         except ConnectionLost as exc:
             self._warn("Cannot send a NOTIFY: %s. It is queued, as are all that follow. Retrying.", exc)
@@ -81,69 +79,32 @@ class Notifier:
         Called by whoever runs anyway: a thread would cost each worker 72 MB of address space, which Odoo's
         ``limit_memory_soft`` counts.
         """
-        idle = runtime.monotonic() + seconds >= self._used_at + self.IDLE_SECONDS
-        if self._link is not None and idle and self._using.acquire(False):
-            self._close()
+        if runtime.monotonic() + seconds >= self._used_at + self.IDLE_SECONDS and self._using.acquire(False):
+            self.path.close()
             self._using.release()
 
-    def _transmit(self, statement: Statement, deadline: float) -> Optional[Exception]:
-        """Send on the connection that is kept, else on a new one.
+    def _transmit(self, statement: Statement, seconds: float) -> Optional[BaseException]:
+        """Send one.
 
         :return: the refusal of the statement, by the server or by psycopg2
         :raises ConnectionLost: if it cannot leave
         """
-        if not self._using.acquire(timeout=_left(deadline)):
+        deadline = runtime.monotonic() + seconds
+        if not self._using.acquire(timeout=seconds):
             raise ConnectionLost("another one waits for its answer")
         try:
-            for _attempt in range(2):
-                kept = self._link is not None
-                try:
-                    return self._execute(statement, deadline)
-                except ConnectionLost as exc:
-                    if exc.broken:
-                        self._close()
-                    if not (kept and exc.broken and runtime.monotonic() < deadline):
-                        raise
+            self.path.query(endpoints.system_database(), *statement, seconds=deadline - runtime.monotonic())
+            self.sent += 1
+            self._used_at = runtime.monotonic()
             return None
-        finally:
-            if self._link is not None and not self._link.usable:
-                self._close()  # an answer that nobody has read may still come: the caller was made to end
-            self._using.release()
-
-    def _execute(self, statement: Statement, deadline: float) -> Optional[Exception]:
-        try:
-            if self._link is None:
-                self._link = self._open(deadline)
-            else:
-                self._link.receive()  # fails if the other side has closed it; does not wait
-            self._link.query(*statement, timeout=_left(deadline), server_limit=_left(deadline) * 0.9)
         except ConnectionLost as exc:
-            if exc.refused:
-                return exc.__cause__  # type: ignore
-            raise
-        except Exception as exc:
+            if not exc.refused:
+                raise
+            return exc.__cause__
+        except Exception as exc:  # a parameter that psycopg2 cannot write, such as text with a zero byte
             return exc
-        self.sent += 1
-        self._used_at = runtime.monotonic()
-        return None
-
-    def _open(self, deadline: float) -> Link:
-        info = dict(endpoints.pooled(), application_name=APPLICATION_NAME)
-        host_timeout = self._timeout / 6
-        if extensions.libpq_version() >= 120000:
-            # A host that takes no packets any more is given up, one that is slow to answer is not.
-            info["tcp_user_timeout"] = int(host_timeout * 1000)
-        try:
-            link = open_first(endpoints.resolve(info), _left(deadline), host_timeout)
-        except ConnectionLost as exc:
-            raise ConnectionLost(exc.reason, endpoints.shown(info))
-        self.connections += 1
-        return link
-
-    def _close(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+        finally:
+            self._using.release()
 
     def _enqueue(self, statements: List[Statement]) -> None:
         with self._queueing:
@@ -171,7 +132,7 @@ class Notifier:
                 # Taken out while it is sent: an equal one that is queued meanwhile is for rows that it may not show.
                 text, statement = self.queue.popitem(last=False)
             try:
-                refusal = self._transmit(statement, runtime.monotonic() + self._timeout)
+                refusal = self._transmit(statement, self._timeout)
                 if refusal is not None:
                     self.dropped += 1
                     self._warn("A queued NOTIFY was refused and is dropped: %s.", refusal)
@@ -187,11 +148,6 @@ class Notifier:
     def _warn(self, text: str, value: Any) -> None:
         if self._throttle.due(text):
             _logger.warning(text, value)
-
-
-def _left(deadline: float) -> float:
-    """Return the seconds until then, at least enough for one that answers at once."""
-    return max(0.1, deadline - runtime.monotonic())
 
 
 # pid -> notifier. One that was inherited by a fork stays here, unused and never closed: closing it would end the

@@ -8,13 +8,11 @@ a time limit there, and a log-in that the server does not finish is continued by
 
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import endpoints
+from psycopg2 import extensions
+
+from . import endpoints, runtime
 from .errors import ConnectionLost, TimedOut
 from .link import Link
-
-# A host that is gone while a log-in waits for it is noticed by TCP.
-KEEPALIVES = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
-
 
 Identity = Tuple[int, str]  # see endpoints.IDENTITY
 
@@ -23,68 +21,79 @@ class PooledPath:
     """Connections to Odoo's own address.
 
     :param timeout: seconds for a connect, and for an answer
+    :param name: what PostgreSQL shows of them; a pooler has to change it where it differs from client to client
+    :param always: whether a connection is kept also without a pooler
+
+    :ivar connections: that were made
     """
 
     KEPT = 2  # the system database's and another one's; behind a session pooler each is a server connection
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
+    def __init__(self, timeout: float, name: Optional[str] = None, always: bool = False) -> None:
+        self._timeout, self._always = timeout, always
         self._kept: Dict[str, Link] = {}
         self._started: Dict[str, Link] = {}  # log-ins that the server has not finished
+        self.connections = 0
+        # A host that is gone is noticed by TCP, also while a log-in waits for it.
+        self._parameters: Dict[str, Any] = {
+            "application_name": name, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
+        if extensions.libpq_version() >= 120000:
+            self._parameters["tcp_user_timeout"] = int(timeout / 6 * 1000)
 
-    def query(self, database: str, sql: str, parameters: Optional[tuple] = None) -> List[tuple]:
+    def query(
+        self, database: str, sql: Any, parameters: Optional[Any] = None, seconds: Optional[float] = None
+    ) -> List[tuple]:
         """Run a statement. If a kept connection turns out to be broken, it runs on a new one.
 
+        :param seconds: for all of it; by default a connect and an answer have their time each
         :raises ConnectionLost: also if the server refuses the statement
         """
+        deadline = runtime.monotonic() + (2 * self._timeout if seconds is None else seconds)
         link = self._kept.pop(database, None)
         if link is not None:
             try:
-                return self._run(link, database, True, sql, parameters)
+                return self._run(link, database, deadline, sql, parameters)
             except ConnectionLost as exc:
-                if not exc.broken:
+                if not exc.broken or runtime.monotonic() >= deadline:
                     raise
-        link = self._open(database)
+        link = self._open(database, deadline)
         try:
-            pid = link.query("SELECT pg_backend_pid()")[0][0]
-        except BaseException:
-            link.close()
-            raise
-        return self._run(link, database, pid != link.backend_pid, sql, parameters)
+            keep = self._always or self._run(link, "", deadline, "SELECT pg_backend_pid()")[0][0] != link.backend_pid
+            return self._run(link, database if keep else "", deadline, sql, parameters)
+        finally:
+            if self._kept.get(database) is not link:
+                link.close()
 
-    def _run(self, link: Link, database: str, keep: bool, sql: str, parameters: Optional[tuple]) -> List[tuple]:
+    def _run(self, link: Link, keep: str, deadline: float, sql: Any, parameters: Any = None) -> List[tuple]:
+        """Run a statement, and keep the connection for a database, if it is of use."""
+        seconds = min(self._timeout, max(0.1, deadline - runtime.monotonic()))
         try:
-            rows = link.query(sql, parameters, server_limit=self._timeout * 0.9)
-        except BaseException:
-            link.close()
-            raise
-        if keep:
-            for other in list(self._kept)[: max(0, len(self._kept) - self.KEPT + 1)]:
-                self._kept.pop(other).close()
-            self._kept[database] = link
-        else:
-            link.close()
-        return rows
+            return link.query(sql, parameters, timeout=seconds, server_limit=seconds * 0.9)
+        finally:
+            if not link.usable:  # an answer that nobody has read may still come
+                link.close()
+            elif keep:
+                while len(self._kept) >= self.KEPT or keep in self._kept:
+                    self._kept.pop(keep if keep in self._kept else next(iter(self._kept))).close()
+                self._kept[keep] = link
 
-    def _open(self, database: str) -> Link:
+    def _open(self, database: str, deadline: float) -> Link:
         started = self._started.pop(database, None)
+        info = dict(endpoints.pooled(database), **self._parameters)
+        targets = [started.info] if started else endpoints.resolve(info)
         problem: Any = None
-        for target in [started] if started else endpoints.resolve(dict(endpoints.pooled(database), **KEEPALIVES)):
+        for number, target in enumerate(targets):
+            link = started or Link(target, self._timeout)
+            share = max(0.1, deadline - runtime.monotonic()) / (len(targets) - number)
             try:
-                link = started or Link(target, self._timeout)
-            except ConnectionLost as exc:
-                problem = exc
-                continue
-            try:
-                link.connect()
+                link.connect(min(share, self._timeout), self._timeout / 6)
+                self.connections += 1
                 return link
-            except TimedOut as exc:
-                if link.answered:
-                    self._started[database] = link
-                    raise
-                problem = exc
             except ConnectionLost as exc:
-                problem = exc
+                problem = ConnectionLost(exc.reason, endpoints.shown(target))
+                if isinstance(exc, TimedOut) and link.answered:
+                    self._started[database] = link
+                    break
             link.close()
         raise problem
 

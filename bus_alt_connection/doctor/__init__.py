@@ -11,8 +11,9 @@ import os
 import re
 from typing import Iterator, List, Tuple
 
-import odoo.addons
 from odoo.tools import config
+
+import odoo.addons
 
 from ..pooled import PooledPath
 from ..settings import CONNECTION, GONE, OTHERS, Settings, hidden, server_wide_modules

@@ -1,6 +1,7 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
 """The checks of Odoo's own address, of the listeners' address, and of the way from one to the other."""
 
+import contextlib
 import importlib
 import os
 import re
@@ -11,7 +12,7 @@ from odoo.tools import config
 
 from .. import cron, endpoints, errors
 from ..errors import ConnectionLost
-from ..link import open_first
+from ..link import Link
 from ..listener import Listener
 from ..pooled import PooledPath
 from ..settings import CHECKED_MODES, Settings
@@ -189,8 +190,8 @@ class Doctor:
     def _ask(self, statement: str, database: Optional[str] = None) -> Tuple[List[tuple], str]:
         """Return (the answer, why there is none) of Odoo's own address."""
         try:
-            targets = endpoints.resolve(endpoints.pooled(database))
-            with open_first(targets, self.settings.connect_timeout_seconds) as link:
+            target = endpoints.resolve(endpoints.pooled(database))[0]
+            with contextlib.closing(Link.open(target, self.settings.connect_timeout_seconds)) as link:
                 return link.query(statement), ""
         except ConnectionLost as exc:
             return [], exc.reason

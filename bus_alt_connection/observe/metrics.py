@@ -108,7 +108,7 @@ NOTIFIER_METRICS = (
     ("notifications_waiting", "NOTIFYs of this process that could not leave yet.", lambda each: len(each.queue)),
     ("notifications_dropped_total", "NOTIFYs of this process that will not leave.", lambda each: each.dropped),
     ("notifier_reconnects_total", "Connections that were made after the first, also of one that was idle before.",
-     lambda each: max(0, each.connections - 1)),
+     lambda each: max(0, each.path.connections - 1)),
 )
 
 
