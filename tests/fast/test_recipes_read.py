@@ -105,17 +105,29 @@ def test_the_limits_of_a_timing(option, meaning):
         assert Settings({}, {option: value}).problems
 
 
-@pytest.mark.parametrize("name, text", [(name or path.stem, text) for path, name, _, text in documents.blocks()
-                                        if re.search("server_wide_modules =|--load=", text)])
-def test_no_module_that_odoo_loads_by_itself_is_left_out(name, text):
-    modules = Series(19).server_wide
-    loaded = re.findall(r"(?:^server_wide_modules = |--load=)([\w,]+)", text, re.M)
-    # the published addon's own README left them out; the page says so
-    more = ",queue_job" if name == "queue-job-odoo-conf" else ""
-    assert loaded and (set(loaded) == {f"{modules},bus_alt_connection{more}"} or name == "published-odoo-conf")
-    # what other series load
-    older = f"before series 19: {Series(18).server_wide},bus_alt_connection{more}\n"
-    assert older in text or not name.startswith(("readme-", "settings-", "queue-job-"))
+SHIPPED = ("odoo.conf", "bus_alt_connection/readme/CONFIGURE.rst", "bus_alt_connection/static/description/index.html")
+LOADING = {**{name or f"{path.stem}:{number}": text for number, (path, name, _, text) in enumerate(documents.blocks())
+              if re.search("bus_alt_connection", text) and re.search("(?i)server_wide_modules[:=]|server_wide_modules ="
+                                                                     "|--load=", text)},
+           **{name: (REPO / name).read_text() for name in SHIPPED}}
+
+
+@pytest.mark.parametrize("name", LOADING)
+def test_no_module_that_odoo_loads_by_itself_is_left_out(name):
+    """What Odoo 19 loads by itself is in the value, and the value for older ones stands beside it."""
+    lines = LOADING[name].splitlines()
+    comments = [line.strip() for line in lines if re.match(r"\s*[;#]", line)]
+    loaded = {value for line in lines if line.strip() not in comments
+              for value in re.findall(r"(?i)(?:server_wide_modules(?: ?=|:|, value:) ?"?|--load=)([\w,]+)", line)}
+    if name == "published-odoo-conf":
+        # the published addon's own README left them out; the page says so
+        assert loaded == {"web,bus_alt_connection"}
+        return
+    assert loaded
+    for modules in loaded:
+        assert modules.startswith(f"{Series(19).server_wide},bus_alt_connection")
+        older = modules.replace(Series(19).server_wide, Series(18).server_wide)
+        assert [line for line in comments if re.search(rf"before Odoo 19: .*\b{older}$", line)], comments
 
 
 @pytest.mark.parametrize("name", ["settings-environment", "published-environment"])
@@ -297,6 +309,16 @@ def shipped(name):
     return ini((REPO / name).read_text())
 
 
+@pytest.mark.parametrize("name, text", [
+    (name, text) for name, text in [*((name or path.stem, text) for path, name, _, text in documents.blocks()),
+                                    ("pgbouncer.ini", (REPO / "pgbouncer.ini").read_text())]
+    if "[pgbouncer]" in text or "pgbouncer:" in text])
+def test_no_pooler_can_be_stopped_by_a_stranger(name, text):
+    """CVE-2026-107349: a PgBouncer that ignores startup parameters, and not `options`."""
+    for line in re.findall(r"(?m)^\s*ignore_startup_parameters\b.*", text):
+        assert "options" in line, line
+
+
 def test_debian_pgbouncer_is_the_one_that_is_run():
     """The page's pgbouncer.ini pools as the shipped one does, which the tests run with."""
     own, ours = ini(block("debian-pgbouncer-ini")), shipped("pgbouncer.ini")
@@ -316,7 +338,10 @@ def test_the_compose_override_is_the_deployment_that_is_shipped():
     assert services["pgbouncer"]["image"] == whole["pgbouncer"]["image"]
     assert services["pgbouncer"]["entrypoint"] == whole["pgbouncer"]["entrypoint"]
     assert services["odoo"]["image"] == whole["odoo"]["image"]
-    assert services["odoo"]["environment"]["HOST"] == "pgbouncer"
+    # the master password is the deployment's own
+    assert services["odoo"]["entrypoint"] == [
+        re.sub(r".*ADMIN_PASSWD.*\n", "", part) for part in whole["odoo"]["entrypoint"]]
+    assert services["odoo"]["environment"]["PGHOST"] == "pgbouncer"
     assert set(services["odoo"]["volumes"]) <= set(whole["odoo"]["volumes"])
 
 
@@ -329,7 +354,9 @@ def test_kubernetes_says_what_the_other_pages_say():
     container, = deployment["containers"]
     env = {one["name"]: one.get("value") for one in container["env"]}
     assert {name for name in env if "IMDISPATCHER" in name} <= {row[0].upper() for row in rows("settings-table")}
-    assert "--load=base,rpc,web,bus_alt_connection" in container["args"]
+    assert env["ODOO_SERVER_WIDE_MODULES"] == "base,rpc,web,bus_alt_connection"
+    assert env["ODOO_HTTP_INTERFACE"] == "0.0.0.0"
+    assert "args" not in container
     # the file is in a volume that is mounted
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volume = mounts[os.path.dirname(env["IMDISPATCHER_DB_PASSWORD_FILE"])]
@@ -337,8 +364,8 @@ def test_kubernetes_says_what_the_other_pages_say():
     cluster, pooler = (manifests("kubernetes-postgres")[kind] for kind in ("Cluster", "Pooler"))
     roles = {role["name"]: role for role in cluster["spec"]["managed"]["roles"]}
     assert roles[env["IMDISPATCHER_DB_USER"]]["passwordSecret"]["name"] == secret
-    assert roles[env["USER"]]["createdb"] and not roles[env["IMDISPATCHER_DB_USER"]].get("createdb")
-    assert env["HOST"] == pooler["metadata"]["name"]
+    assert roles[env["PGUSER"]]["createdb"] and not roles[env["IMDISPATCHER_DB_USER"]].get("createdb")
+    assert env["PGHOST"] == pooler["metadata"]["name"]
     assert env["IMDISPATCHER_DB_HOST"] == cluster["metadata"]["name"] + "-rw"
     assert pooler["spec"]["cluster"]["name"] == cluster["metadata"]["name"]
     ours = shipped("pgbouncer.ini")["pgbouncer"]
