@@ -9,11 +9,12 @@ import re
 import subprocess
 
 import pytest
-from documents import block
+import requests
 
-from stack.listeners import wait_listening
+from stack.clients.listeners import wait_listening
 from stack.process import DEADLINE
 from stack.recipes import changed
+from tests.documents import block
 
 # what the image has: the file, and an addons path in it
 IMAGE_CONF = "[options]\naddons_path = {addons}\ndata_dir = {data}\n"
@@ -57,6 +58,7 @@ def from_the_page(server, postgres):
 def test_nothing_but_environment_variables(image, bus, postgres):
     server, env = image
     env.update(from_the_page(server, postgres))
+    env["ODOO_ADMIN_PASSWD"] = "of the manager"     # as docker-compose.yml sets it
     server.workers = int(env["ODOO_WORKERS"])
     server.launch([*server.source.command, "--database=demo"], server.env(env), server.folder)
     client, sender = bus(server.wait_ready())
@@ -66,10 +68,20 @@ def test_nothing_but_environment_variables(image, bus, postgres):
     assert client.next().payload == "here"
     log = server.log_text()
     assert "unknown option" not in log and "http_interface" not in log
+    # the master password of the environment is the one that counts
+    assert drop_nothing(server, "of the manager") == {"result": False}
+    assert "error" in drop_nothing(server, "admin")
     # and the doctor sees the same settings
     status, out = doctor(server, env)
     assert (status, out.splitlines()[-1]) == (0, "All is well."), out
     assert "from environment variable IMDISPATCHER_DB_HOST" in out
+
+
+def drop_nothing(server, password):
+    """Ask with a master password for a database that does not exist to be dropped."""
+    params = {"service": "db", "method": "drop", "args": [password, "nowhere"]}
+    answer = requests.post(f"{server.url}/jsonrpc", json={"jsonrpc": "2.0", "params": params}, timeout=DEADLINE).json()
+    return {key: value for key, value in answer.items() if key in ("result", "error")}
 
 
 def entrypoint(command, env, natively):
