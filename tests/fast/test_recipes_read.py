@@ -88,11 +88,16 @@ def test_a_snippet_parses(language, text):
 
 # -- the settings ------------------------------------------------------------------------------------------------------
 
+GONE = {"imdispatcher_wakeups_per_second"}      # the page about the settings says what to write instead
+
+
 def test_no_other_setting_is_named():
     known = {row[0] for name in ("settings-table", "timing-table") for row in rows(name)}
     for path in documents.PAGES:
         for name in re.findall(r"\b(?:ODOO_)?IMDISPATCHER_\w+|\bimdispatcher_\w+", path.read_text()):
             name = re.sub("^odoo_", "", name.lower())
+            if path.name == "settings.rst" and name in GONE:
+                continue
             assert name in known or any(one.startswith(name) for one in known) and name.endswith("_"), (path, name)
 
 
@@ -118,7 +123,7 @@ def test_no_module_that_odoo_loads_by_itself_is_left_out(name):
     lines = LOADING[name].splitlines()
     comments = [line.strip() for line in lines if re.match(r"\s*[;#]", line)]
     loaded = {value for line in lines if line.strip() not in comments
-              for value in re.findall(r"(?i)(?:server_wide_modules(?: ?=|:|, value:) ?"?|--load=)([\w,]+)", line)}
+              for value in re.findall(r'(?i)(?:server_wide_modules(?: ?=|:|, value:) ?"?|--load=)([\w,]+)', line)}
     if name == "published-odoo-conf":
         # the published addon's own README left them out; the page says so
         assert loaded == {"web,bus_alt_connection"}

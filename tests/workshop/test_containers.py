@@ -7,6 +7,7 @@ Takes 1 min.
 """
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import requests
@@ -86,7 +87,7 @@ def drop_nothing(server, password):
 
 def entrypoint(command, env, natively):
     """The command that the entrypoint of Odoo's image runs instead of this one, after `odoo`."""
-    conf = open(env["ODOO_RC"]).read()
+    conf = Path(env["ODOO_RC"]).read_text()
     more = []
     for name, own, variable, default in (("db_host", "HOST", "PGHOST", "db"), ("db_port", "PORT", "PGPORT", "5432"),
                                          ("db_user", "USER", "PGUSER", "odoo"),
