@@ -1,9 +1,8 @@
-"""What the README and docs/ say fits what is shipped: links, snippets, tables and log lines are read, nothing is run.
+"""What the README and docs/ say fits what is shipped: links, snippets and tables are read, nothing is run.
 
-Of the addon only public functions of modules that need no Odoo are asked, and its sources for what they log.
+The log lines and what is said of settings are in test_log_lines.py.
 """
 import ast
-import logging
 import os
 import re
 import subprocess
@@ -13,13 +12,11 @@ import tomllib
 import pytest
 import yaml
 
-from bench.report import BEGIN, END
-from bus_alt_connection import errors, state
-from bus_alt_connection.settings import Settings
+from bench import architecture, front_page
 from stack.addon import FOLDER
 from stack.series import Series
 from tests import documents
-from tests.documents import REPO, block, ini, literals, one_line, rows
+from tests.documents import REPO, block, ini, one_line, rows
 
 # -- the pages ---------------------------------------------------------------------------------------------------------
 
@@ -46,25 +43,28 @@ def test_paths_and_commands_that_are_named_exist(path):
     assert commands <= known
 
 
-def test_the_readme_shows_what_the_bench_measured():
+def test_the_readme_shows_what_was_measured():
+    """The table that `python3 -m bench.front_page` makes of the figures in docs/, and no other."""
     text = documents.PAGES[0].read_text()
-    table = text[text.index(BEGIN) + len(BEGIN):text.index(END)].strip()
-    assert "this addon" in table and table in (REPO / "docs" / "performance.rst").read_text()
+    shown = text[text.index(front_page.BEGIN) + len(front_page.BEGIN):text.index(front_page.END)].strip()
+    assert shown == front_page.table(REPO / "docs")
+
+
+def test_the_picture_is_what_its_command_makes():
+    assert architecture.FILE.read_text() == architecture.picture()
 
 
 def test_every_page_is_in_the_index():
-    """Or in the page of the deployments, which is."""
-    linked = {name: {target for page, target in documents.links() if page.name == name}
-              for name in ("index.rst", "deployments.rst")}
-    assert "deployments.rst" in linked["index.rst"]
-    assert {path.name for path in documents.PAGES[1:]} - {"index.rst"} <= set.union(*linked.values())
+    linked = {target for page, target in documents.links() if page.name == "index.rst"}
+    assert {path.name for path in documents.PAGES[1:]} - {"index.rst"} <= linked
 
 
 def test_the_readme_is_a_front_page():
     text = documents.PAGES[0].read_text()
-    assert len(text.splitlines()) <= 200
-    # the picture and the table come first
-    assert text.index(".. image::") < text.index(BEGIN) < text.index("\n-----")
+    assert len(text.splitlines()) <= 180
+    # what it is, whose idea it is, who needs it, what it does: a picture and the tables come first
+    order = [".. image::", "github.com/OCA/server-tools", "Do I need it?", front_page.BEGIN, "Install", "proven"]
+    assert sorted(map(text.index, order)) == [text.index(words) for words in order]
 
 
 SNIPPETS = [(f"{path.stem}:{name or number}", language, text)
@@ -88,34 +88,42 @@ def test_a_snippet_parses(language, text):
 
 # -- the settings ------------------------------------------------------------------------------------------------------
 
+GONE = {"imdispatcher_wakeups_per_second"}      # the page about the settings says what to write instead
+
+
 def test_no_other_setting_is_named():
     known = {row[0] for name in ("settings-table", "timing-table") for row in rows(name)}
     for path in documents.PAGES:
         for name in re.findall(r"\b(?:ODOO_)?IMDISPATCHER_\w+|\bimdispatcher_\w+", path.read_text()):
             name = re.sub("^odoo_", "", name.lower())
+            if path.name == "settings.rst" and name in GONE:
+                continue
             assert name in known or any(one.startswith(name) for one in known) and name.endswith("_"), (path, name)
 
 
-@pytest.mark.parametrize("option, meaning", [(row[0], row[-1]) for row in rows("timing-table")])
-def test_the_limits_of_a_timing(option, meaning):
-    least, most = re.search(r"From ([\d.]+) to ([\d.]+)\.$", meaning).groups()
-    for value in (least, most):
-        assert not Settings({}, {option: value}).problems
-    for value in (float(least) * 0.99, float(most) * 1.01):
-        assert Settings({}, {option: value}).problems
+SHIPPED = ("odoo.conf", "bus_alt_connection/readme/CONFIGURE.rst", "bus_alt_connection/static/description/index.html")
+LOADING = {**{name or f"{path.stem}:{number}": text for number, (path, name, _, text) in enumerate(documents.blocks())
+              if re.search("bus_alt_connection", text) and re.search("(?i)server_wide_modules[:=]|server_wide_modules ="
+                                                                     "|--load=", text)},
+           **{name: (REPO / name).read_text() for name in SHIPPED}}
 
 
-@pytest.mark.parametrize("name, text", [(name or path.stem, text) for path, name, _, text in documents.blocks()
-                                        if re.search("server_wide_modules =|--load=", text)])
-def test_no_module_that_odoo_loads_by_itself_is_left_out(name, text):
-    modules = Series(19).server_wide
-    loaded = re.findall(r"(?:^server_wide_modules = |--load=)([\w,]+)", text, re.M)
-    # the published addon's own README left them out; the page says so
-    more = ",queue_job" if name == "queue-job-odoo-conf" else ""
-    assert loaded and (set(loaded) == {f"{modules},bus_alt_connection{more}"} or name == "published-odoo-conf")
-    # what other series load
-    older = f"before series 19: {Series(18).server_wide},bus_alt_connection{more}\n"
-    assert older in text or not name.startswith(("readme-", "settings-", "queue-job-"))
+@pytest.mark.parametrize("name", LOADING)
+def test_no_module_that_odoo_loads_by_itself_is_left_out(name):
+    """What Odoo 19 loads by itself is in the value, and the value for older ones stands beside it."""
+    lines = LOADING[name].splitlines()
+    comments = [line.strip() for line in lines if re.match(r"\s*[;#]", line)]
+    loaded = {value for line in lines if line.strip() not in comments
+              for value in re.findall(r'(?i)(?:server_wide_modules(?: ?=|:|, value:) ?"?|--load=)([\w,]+)', line)}
+    if name == "published-odoo-conf":
+        # the published addon's own README left them out; the page says so
+        assert loaded == {"web,bus_alt_connection"}
+        return
+    assert loaded
+    for modules in loaded:
+        assert modules.startswith(f"{Series(19).server_wide},bus_alt_connection")
+        older = modules.replace(Series(19).server_wide, Series(18).server_wide)
+        assert [line for line in comments if re.search(rf"before Odoo 19: .*\b{older}$", line)], comments
 
 
 @pytest.mark.parametrize("name", ["settings-environment", "published-environment"])
@@ -126,175 +134,23 @@ def test_the_environment_is_known(name):
     assert {re.sub("^odoo_", "", one.lower()) for one in variables} == {"imdispatcher_db_host", "imdispatcher_db_port"}
 
 
-# -- the log lines -----------------------------------------------------------------------------------------------------
-
-LEVELS = {"info": "INFO", "warning": "WARNING", "error": "ERROR", "exception": "ERROR", "log": None, "debug": None}
 SOURCES = {path: ast.parse(path.read_text()) for path in sorted(FOLDER.rglob("*.py"))}
-
-
-def template(node):
-    """A text in the code as a regular expression, anything where a value goes; None for what is no text."""
-    if isinstance(node, ast.JoinedStr):
-        return "".join(template(part) or ".+" for part in node.values)
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return re.sub(r"%[.\d]*[sdgfr]", ".+", re.escape(one_line(node.value)).replace("\\%", "%").replace("\\.", "."))
-    return None
-
-
-def logged():
-    """{what a log line looks like: its level, None if it is not said in place} of each call of a logger."""
-    found = {}
-    for tree in SOURCES.values():
-        for node in ast.walk(tree):
-            if (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS
-                    and ast.unparse(node.func.value).endswith("logger") and node.func.attr != "debug"):
-                text = node.args[1 if node.func.attr == "log" else 0]
-                found[template(text)] = LEVELS[node.func.attr]
-    return found
-
-
-def texts():
-    """What the other texts of the code look like: a line may be made of several of them."""
-    for tree in SOURCES.values():
-        for node in ast.walk(tree):
-            shape = template(node)
-            if shape and len(re.findall(r"[A-Za-z]{3,}", shape.replace(".+", ""))) > 3:
-                yield shape
-
-
-def described():
-    """(line, its levels) of the table of all lines."""
-    for line, level, _ in documents.table("log-lines-table"):
-        line, = literals(line)
-        yield line.replace("…", "@"), set(level.astext().split(", "))
-
-
-# What the code says in parts: these lines are made by the addon, below.
-IN_PARTS = r"The\ .+\ listener\ .+"
-
-
-def test_the_table_has_every_log_line():
-    lines = dict(described())
-    found = logged()
-    assert found.pop(IN_PARTS, "") is None and len(found) > 10
-    missing = {shape: level for shape, level in found.items() if shape and not [
-        line for line, levels in lines.items() if re.fullmatch(shape, line, re.S) and level in {None, *levels}]}
-    assert not missing
-
-
-def test_the_code_has_every_line_of_the_table():
-    shapes = {*filter(None, logged()), *texts()} - {IN_PARTS}
-    made = [line for line, _ in lines_of_a_listener()]
-    for line, _ in described():
-        as_shape = re.escape(line).replace("@", ".+")
-        assert ([shape for shape in shapes if re.fullmatch(shape, line, re.S)]
-                or [one for one in made if re.fullmatch(as_shape, one)]), f"nothing in the code says: {line}"
-
-
-ENDPOINT = "pg.example:5432/postgres as odoo (backend pid 2114)"
-NEXT = "Trying the next endpoint."      # the remedy where there is one
-
-
-def said(problem=None, phase=state.CONNECTING, poll_seconds=5.0, name="bus", before=()):
-    """(line, level) of what the addon logs when a listener enters a phase: through its real logger."""
-    lines = []
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            lines.append((one_line(record.getMessage()), record.levelname))
-    handler = Handler(logging.INFO)
-    logger = logging.getLogger(state.__name__)
-    level, log = logger.level, state.StateLog(name, poll_seconds)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        now = state.initial(0.0)
-        for each in (*before, (phase, {"problem": problem})):
-            then, now = now, state.entered(now, each[0], 0.0, **each[1])
-            log.change(then, now, 0.0, 0)
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-    return lines[-1]
-
-
-CONNECTED = [(state.VERIFYING, {"endpoint": ENDPOINT})]
-
-
-def lines_of_a_listener():
-    """(line, level) of each kind of change that a listener's state can make."""
-    yield said(phase=state.LISTENING, before=CONNECTED)
-    lost = errors.ConnectionLost("a reason", ENDPOINT)
-    yield said(phase=state.LISTENING, before=[*CONNECTED, (state.CONNECTING, {"problem": lost}), *CONNECTED])
-    for _, cause in (*errors.CAUSES, ((), errors.UNKNOWN)):
-        yield said(errors.ConnectionLost("a reason", ENDPOINT, cause))
-        yield said(errors.ConnectionLost("a reason", ENDPOINT, cause), before=CONNECTED)
-    yield said(errors.ConnectionLost("wrong setting: it is wrong"))
-    for cause in (errors.OTHER_SERVER, errors.OTHER_DATABASE, errors.POOLER, errors.UNDELIVERED, errors.REFUSED):
-        yield said(errors.ConnectionLost("a reason", ENDPOINT, cause), before=CONNECTED)
-        another = cause._replace(level=logging.WARNING, remedy=NEXT)
-        yield said(errors.ConnectionLost("a reason", ENDPOINT, another), before=CONNECTED)
-
-
-@pytest.mark.parametrize("line, level", sorted(set(lines_of_a_listener())))
-def test_the_table_has_each_line_of_a_listener(line, level):
-    found = [levels for text, levels in described() if re.fullmatch(re.escape(text).replace("@", ".+"), line)]
-    assert [levels for levels in found if level in levels], f"{level} {line}: {found}"
-
-
-def test_the_next_endpoint_is_said_so():
-    assert re.escape(NEXT).replace("\\.", ".") in texts()
-
-
-def problems(line):
-    """What may have made a line about a connection: ConnectionLost, and what the listener was connected to before."""
-    found = re.fullmatch(r"The \w+ listener (lost its connection to|cannot connect to|cannot connect:) "
-                         r"(?:(\S+ as \w+(?: \([^)]*\))?): )?(.*)", line)
-    before = CONNECTED if found[1].startswith("lost") else []
-    parts = found[3].split(". ")
-    for end in range(1, len(parts)):
-        yield errors.ConnectionLost(". ".join(parts[:end]), found[2]), before
-
-
-def diagnoses(line):
-    """What may have made a line about a connection on which nothing arrives."""
-    endpoint = re.search(r"[\w.]+:\d+/\w+ as \w+", line)[0]
-    seen = re.search(r'database "(\w+)" .* go to "(\w+)"', line)
-    databases = seen.groups() if seen else ("one", "one")
-    hint = re.search(r" \(PostgreSQL reports its address as [^)]*\)|$", line)[0]
-    for servers, pooler in (((1, 2), False), ((1, 1), False), ((1, 1), True)):
-        problem = errors.undelivered(endpoint, (servers[0], databases[0]), (servers[1], databases[1]), pooler, 3)
-        problem.reason += hint
-        yield problem, CONNECTED
-        yield errors.ConnectionLost(problem.reason, cause=problem.cause._replace(remedy=NEXT)), CONNECTED
-
-
-@pytest.mark.parametrize("line", list(documents.quoted_lines()))
-def test_a_quoted_line_is_what_the_addon_prints(line):
-    if re.match(r"The \w+ listener (lost|cannot|does not)", line):
-        name = line.split()[1]
-        makers = diagnoses if "does not receive" in line else problems
-        assert line in [said(problem, before=before, name=name)[0] for problem, before in makers(line)]
-    elif line.startswith("Wrong setting"):
-        variable, value = re.search(r"variable (\w+) is '(.*?)'", line).groups()
-        assert [line] == [f"Wrong setting: {problem}" for problem in Settings({variable: value}).problems]
-    shapes = {re.escape(text).replace("@", ".+") for text, _ in described()}
-    assert [shape for shape in shapes if re.fullmatch(shape, line)], "the table of all lines has no such line"
-
-
-def test_all_of_the_table_of_faults_is_read():
-    lines = list(documents.quoted_lines())
-    assert len([line for line in lines if "cannot connect" in line]) >= 9
-    assert len([line for line in lines if "does not receive" in line]) == 4
-    assert len([line for line in lines if "lost its connection" in line]) == 3
-    for begin in ("Ignored", "Cannot send", "All queued", "Wrong setting"):
-        assert [line for line in lines if line.startswith(begin)]
 
 
 # -- what the recipes have in common with what is shipped --------------------------------------------------------------
 
 def shipped(name):
     return ini((REPO / name).read_text())
+
+
+@pytest.mark.parametrize("name, text", [
+    (name, text) for name, text in [*((name or path.stem, text) for path, name, _, text in documents.blocks()),
+                                    ("pgbouncer.ini", (REPO / "pgbouncer.ini").read_text())]
+    if "[pgbouncer]" in text or "pgbouncer:" in text])
+def test_no_pooler_can_be_stopped_by_a_stranger(name, text):
+    """CVE-2026-107349: a PgBouncer that ignores startup parameters, and not `options`."""
+    for line in re.findall(r"(?m)^\s*ignore_startup_parameters\b.*", text):
+        assert "options" in line, line
 
 
 def test_debian_pgbouncer_is_the_one_that_is_run():
@@ -316,7 +172,10 @@ def test_the_compose_override_is_the_deployment_that_is_shipped():
     assert services["pgbouncer"]["image"] == whole["pgbouncer"]["image"]
     assert services["pgbouncer"]["entrypoint"] == whole["pgbouncer"]["entrypoint"]
     assert services["odoo"]["image"] == whole["odoo"]["image"]
-    assert services["odoo"]["environment"]["HOST"] == "pgbouncer"
+    # the master password is the deployment's own
+    assert services["odoo"]["entrypoint"] == [
+        re.sub(r".*ADMIN_PASSWD.*\n", "", part) for part in whole["odoo"]["entrypoint"]]
+    assert services["odoo"]["environment"]["PGHOST"] == "pgbouncer"
     assert set(services["odoo"]["volumes"]) <= set(whole["odoo"]["volumes"])
 
 
@@ -329,7 +188,9 @@ def test_kubernetes_says_what_the_other_pages_say():
     container, = deployment["containers"]
     env = {one["name"]: one.get("value") for one in container["env"]}
     assert {name for name in env if "IMDISPATCHER" in name} <= {row[0].upper() for row in rows("settings-table")}
-    assert "--load=base,rpc,web,bus_alt_connection" in container["args"]
+    assert env["ODOO_SERVER_WIDE_MODULES"] == "base,rpc,web,bus_alt_connection"
+    assert env["ODOO_HTTP_INTERFACE"] == "0.0.0.0"
+    assert "args" not in container
     # the file is in a volume that is mounted
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volume = mounts[os.path.dirname(env["IMDISPATCHER_DB_PASSWORD_FILE"])]
@@ -337,8 +198,8 @@ def test_kubernetes_says_what_the_other_pages_say():
     cluster, pooler = (manifests("kubernetes-postgres")[kind] for kind in ("Cluster", "Pooler"))
     roles = {role["name"]: role for role in cluster["spec"]["managed"]["roles"]}
     assert roles[env["IMDISPATCHER_DB_USER"]]["passwordSecret"]["name"] == secret
-    assert roles[env["USER"]]["createdb"] and not roles[env["IMDISPATCHER_DB_USER"]].get("createdb")
-    assert env["HOST"] == pooler["metadata"]["name"]
+    assert roles[env["PGUSER"]]["createdb"] and not roles[env["IMDISPATCHER_DB_USER"]].get("createdb")
+    assert env["PGHOST"] == pooler["metadata"]["name"]
     assert env["IMDISPATCHER_DB_HOST"] == cluster["metadata"]["name"] + "-rw"
     assert pooler["spec"]["cluster"]["name"] == cluster["metadata"]["name"]
     ours = shipped("pgbouncer.ini")["pgbouncer"]
@@ -382,15 +243,6 @@ def test_the_page_of_the_design_names_all_parts():
     patched = ast.get_docstring(SOURCES[FOLDER / "__init__.py"]).split("It patches")[1].split("All of it")[0]
     patched = [name for name in re.findall("``(.*?)``", patched) if "." in name]
     assert len(patched) > 6 and all(f"``{name}``" in text for name in patched)
-    readme = documents.PAGES[0].read_text()
-    assert all(f"``{name}``" in readme for name in patched if "BusDispatcher" not in name and "_listener" not in name)
-
-
-def test_the_causes_of_the_health_route_are_all_on_its_page():
-    text = one_line((REPO / "docs/monitoring.rst").read_text())
-    said, = re.findall(r"``cause`` is one of (.*?)\. ", text)
-    causes = [cause.name for _, cause in errors.CAUSES] + [errors.UNKNOWN.name, *state.UNVERIFIED, "unverified"]
-    assert sorted(re.findall(r"``(.*?)``", said.replace("``db_host``", ""))) == sorted(causes)
 
 
 def test_the_page_of_the_manifest_says_what_the_readme_says():
@@ -417,5 +269,5 @@ def test_pip_knows_the_published_addon_by_another_name():
     done = subprocess.run([sys.executable, "setup.py", "--name"], cwd=REPO, text=True, capture_output=True)
     ours = done.stdout.split()[-1]
     assert ours != PUBLISHED
-    page = (REPO / "docs/published-addon.rst").read_text()
+    page = (REPO / "docs/upgrading.rst").read_text()
     assert f"``{PUBLISHED}``" in page and f"``{ours}``" in page

@@ -128,7 +128,7 @@ def test_the_tables_have_the_defaults(settings):
 
 def heartbeat():
     """(the statement, seconds from one to the next, how it is run) as the page about the role says."""
-    text = one_line((REPO / "docs/role.rst").read_text())
+    text = one_line((REPO / "docs/access.rst").read_text())
     seconds, statement, run = re.search(
         r"heartbeat every (\d+) s, the statement ``(.*?)``.*?shows ``(.*?)``", text).groups()
     return statement, float(seconds), run
