@@ -1,7 +1,7 @@
 """The sending half without a server: what is queued in which order, and what a caller gets to see."""
 import pytest
 
-from bus_alt_connection import notifier, runtime
+from bus_alt_connection import endpoints, notifier, pooled, runtime
 from bus_alt_connection.errors import ConnectionLost, TimedOut
 from bus_alt_connection.notifier import Notifier
 
@@ -15,40 +15,49 @@ class Server:
 
     def __init__(self):
         self.sent, self.away, self.hangs, self.refuses = [], False, False, set()
-        self.opened = self.closed = 0
+        self.links, self.opened = [], 0
         self.before = lambda payload: None
 
-    def open(self, targets, timeout, host_timeout=None):
-        if self.away:
-            raise ConnectionLost("Connection refused")
-        self.opened += 1
-        return Link(self)
+    @property
+    def closed(self):
+        """How many of those that were open were closed."""
+        return sum(link.closed for link in self.links) - (len(self.links) - self.opened)
+
+    def link(self, info, timeout):
+        self.links.append(Link(self))
+        return self.links[-1]
 
 
 class Link:
-    usable = True
+    usable, answered = True, False
 
     def __init__(self, server):
         self.server, self.broken = server, False
 
-    def receive(self):
-        if self.broken:
-            raise ConnectionLost("server closed the connection unexpectedly")
+    def connect(self, timeout, host_timeout):
+        assert 0 < timeout <= 5
+        if self.server.away:
+            raise ConnectionLost("Connection refused")
+        self.server.opened += 1
 
     def query(self, sql, parameters, timeout, server_limit):
+        assert 0 < server_limit < timeout <= 5
         payload, = parameters
         self.server.before(payload)
         if self.server.hangs:
             self.usable = False
             raise TimedOut("no answer in time (timeout)")
         if self.server.away or self.broken:
+            self.usable = False
             raise ConnectionLost("server closed the connection unexpectedly")
         if payload in self.server.refuses:
             raise ConnectionLost("payload string too long") from Refused()
         self.server.sent.append(payload)
 
     def close(self):
-        self.server.closed += 1
+        self.closed, self.usable = True, False
+
+    closed = False
 
 
 def statements(*payloads):
@@ -58,7 +67,8 @@ def statements(*payloads):
 @pytest.fixture
 def server(monkeypatch):
     server = Server()
-    monkeypatch.setattr(notifier, "open_first", server.open)
+    monkeypatch.setattr(pooled, "Link", server.link)
+    monkeypatch.setattr(endpoints, "resolve", lambda info: [info])
     return server
 
 
@@ -90,7 +100,7 @@ def retry(server, threads):
 def test_one_connection_is_kept(ours, server, threads, clock):
     for payload in "123":
         ours.send(statements(payload))
-    assert server.sent == list("123") and (server.opened, ours.connections, ours.sent) == (1, 1, 3)
+    assert server.sent == list("123") and (server.opened, ours.path.connections, ours.sent) == (1, 1, 3)
     assert not threads
     ours.close_idle(Notifier.IDLE_SECONDS - 1)
     assert not server.closed
@@ -103,7 +113,7 @@ def test_one_connection_is_kept(ours, server, threads, clock):
 
 def test_a_kept_connection_that_is_gone_is_made_anew(ours, server):
     ours.send(statements("1"))
-    ours._link.broken = True
+    server.links[0].broken = True
     ours.send(statements("2"))
     assert server.sent == ["1", "2"] and (server.opened, server.closed) == (2, 1)
 
@@ -210,7 +220,7 @@ class Killed(BaseException):
 
 def test_who_is_ended_meanwhile_has_it_queued(ours, server, threads):
     ours.send(statements("1"))
-    link = ours._link
+    link = server.links[0]
 
     def end(payload):
         link.usable = False     # the answer is on its way

@@ -170,6 +170,15 @@ def test_each_wrong_value(name, text, right, way):
     assert ("so there is no direct connection" if name in FATAL else "which is ignored") in problem
 
 
+@pytest.mark.parametrize("name", ["db_user", "db_password", "db_password_file", "db_name"])
+def test_a_zero_byte(name):
+    """Impossible in an environment, possible in a file; libpq would end the value there."""
+    read = Settings({}, {option(name): "head\0tail"})
+    problem, = read.problems
+    assert "zero byte" in problem and ("head" in problem) == (name != "db_password")
+    assert read.fatal == [problem]
+
+
 def test_a_wrong_value_does_not_uncover_another():
     """Whoever sets a variable means it: what stands in the file is not used in its place."""
     read = Settings({"IMDISPATCHER_DB_PORT": "abc"}, {"imdispatcher_db_port": "5433"})
