@@ -13,16 +13,15 @@ from pathlib import Path
 from stack import Stack, say
 from stack.command import exit_status
 
-from . import audience, connections, fleet, growth, latency, listeners, reconnect, report, sending, startup, throughput
+from . import audience, connections, databases, foreign, latency, listeners, report, sending, startup
 from .setups import DATABASE, DEAF, SETUPS, Lab, versions
 
-PARTS = {"sending": sending, "latency": latency, "throughput": throughput, "growth": growth, "audience": audience,
-         "connections": connections, "listeners": listeners, "startup": startup, "reconnect": reconnect,
-         "fleet": fleet}
+PARTS = {"sending": sending, "latency": latency, "foreign": foreign, "audience": audience, "connections": connections,
+         "listeners": listeners, "databases": databases, "startup": startup}
 # take turns on servers that all run; the others start their own, one at a time
-LAB = {sending, latency, throughput}
+LAB = {sending, latency}
 # a quick run, which measures nothing, makes these meanwhile: they end nobody else's connections
-MEANWHILE = {listeners, startup, reconnect, fleet}
+MEANWHILE = {listeners, startup, databases}
 
 
 def main(args=None):

@@ -15,7 +15,7 @@ NOTE = ("So many clients are subscribed to one channel, and every ten seconds it
         "the process that serves them, in all. The CPU of a message is what compares: until the last of thousands "
         "has it more than ten seconds may pass, and then the share of a core is smaller the slower all is. A look "
         "at the table is counted by PostgreSQL, whoever looks.")
-PLOTS = []
+SHOWN, PLOTS = ["CPU a message", "looks at the table for each message and client"], []
 NAMES = ["direct", "addon direct", "published", "addon"]    # two without a pooler, and two with one
 EVERY = 10          # seconds
 PATIENCE = 30

@@ -9,7 +9,6 @@ got an error.
 import argparse
 import contextlib
 import os
-import select
 import signal
 import sys
 import threading
@@ -24,7 +23,7 @@ from stack.clients.client import OdooError, commit_clock
 from stack.clients.flow import Flow, when_serves
 from stack.command import exit_status
 from stack.faults.hold import Hold
-from stack.faults.network import CHUNK, Proxy
+from stack.faults.network import Proxy
 from stack.process import DEADLINE, wait_until
 
 from . import report
@@ -52,34 +51,6 @@ What comes between a commit and its NOTIFY hits one message, sent through Odoo's
 else: there is no next notification that it could come along with. Back is then when it arrived, counted from the end of
 the fault and 0 if that was before. The server is away when the NOTIFY is tried, and for {AWAY} s more. Odoo straight to
 PostgreSQL has no pooler that could be restarted. Who kills the sender takes the caller's answer from everybody."""
-
-
-class Route(Proxy):
-    """The path to PostgreSQL of one setup."""
-
-    def __init__(self, target):
-        self.forgotten = set()      # ports that PostgreSQL sees
-        super().__init__(target)
-
-    def ports(self):
-        with self.lock:
-            return [server.getsockname()[1] for _, server in self.pairs]
-
-    def pump(self, client, server):
-        """Nothing passes on a connection that is forgotten, as by a firewall; TCP lives, new connections pass."""
-        other, port = {client: server, server: client}, server.getsockname()[1]
-        while not self.closed:
-            if port in self.forgotten:
-                time.sleep(0.05)        # it stays open and nothing is read: that is the fault
-                continue
-            ready, _, _ = select.select(list(other), [], [], 0.05)
-            if port in self.forgotten:
-                continue
-            for side in ready:
-                data = side.recv(CHUNK)
-                if not data:
-                    return
-                other[side].sendall(data)
 
 
 class Steady(Flow):
@@ -152,7 +123,7 @@ class Side:
 
     def __init__(self, stack, name):
         self.stack, self.name = stack, name
-        self.path = Route((stack.postgres.host, stack.postgres.port))
+        self.path = Proxy((stack.postgres.host, stack.postgres.port))
         self.via = (self.path.host, self.path.port)
         self.hold = Hold(stack.folder / f"hold-{time.monotonic_ns()}")
         self.poolers = {}
@@ -228,7 +199,7 @@ def frozen(stack, sides):
     ports = [[port for _, port in side.listening()] for side in sides]
     event = time.monotonic()
     for side, some in zip(sides, ports, strict=True):
-        side.path.forgotten.update(some)
+        side.path.forget(some)
     return event
 
 
@@ -334,7 +305,7 @@ def write(folder, outcomes, versions, watch=WATCH):
             ("the caller got", lambda each: each.caller)):
         rows = [[fault, *(cell(found[fault, name]) for name in names)] for fault in faults]
         rows = [row for row in rows if any(value != "" for value in row[1:])]
-        tables += report.list_table([label, *map(report.title, names)], rows)
+        tables += report.csv_table([label, *map(report.title, names)], rows)
     lines = [*report.heading("A bad day", "="), "Made by ``./dev bad-day``; the same as ``bad-day.csv``.", "",
              report.machine(versions), "", NOTE, "", *tables]
     paths[1].write_text("\n".join(lines).rstrip() + "\n")

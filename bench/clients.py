@@ -45,22 +45,12 @@ class Client(asyncio.Protocol):
         self.closing = False
 
     async def open(self):
-        """Seconds from connecting until the server has handled the subscription."""
-        began = time.monotonic()
+        """Return when the server has handled the subscription."""
         self.buffer, self.upgraded = b"", False
         self.pong = self.swarm.loop.create_future()
         odoo = self.swarm.odoo
         await self.swarm.loop.create_connection(lambda: self, odoo.host, self.swarm.port)
         await asyncio.wait_for(self.pong, TIMEOUT)
-        return time.monotonic() - began
-
-    async def ping(self):
-        """Seconds until the server answers."""
-        began = time.monotonic()
-        self.pong = self.swarm.loop.create_future()
-        self.transport.write(frame(PING, b""))
-        await asyncio.wait_for(self.pong, TIMEOUT)
-        return time.monotonic() - began
 
     def connection_made(self, transport):
         self.transport = transport
@@ -145,7 +135,7 @@ class Swarm:
 
     def __enter__(self):
         self.thread.start()
-        self.opening = self.call(self.open_all())
+        self.call(self.open_all())
         return self
 
     async def open_all(self):
@@ -153,8 +143,8 @@ class Swarm:
 
         async def one(client):
             async with gate:
-                return await client.open()
-        return await asyncio.gather(*map(one, self.clients))
+                await client.open()
+        await asyncio.gather(*map(one, self.clients))
 
     def __exit__(self, *exc):
         self.call(self.close_all())

@@ -300,7 +300,7 @@ def write(folder, outcomes, versions, load=0.0, left_out=None):
             ("callers' errors after a commit", lambda each: each.errors)):
         rows = [[fault, *(cell(found[fault, name]) if (fault, name) in found else "–" for name in names)]
                 for fault in dict.fromkeys(each.fault for each in outcomes)]
-        tables += report.list_table([label, *(TITLES[name] for name in names)], rows)
+        tables += report.csv_table([label, *(TITLES[name] for name in names)], rows)
     lines = [*report.heading("A primary that moves: what was measured", "="),
              "Made by ``./dev failover``; the same as ``failover.csv``.", "", report.machine(versions), "",
              *([f"Other work went on beside it: the load average was {load:.1f} when it began.", ""] if load > BUSY

@@ -16,11 +16,11 @@ TITLE = "Receiving alone: latency"
 NOTE = ("Sent by a script that keeps its connections, which is none of what Odoo does to send. From the commit of a "
         "notification to its arrival, one at a time, in milliseconds. Every client has subscribed to the one channel, "
         "so each arrival is a query of Odoo's of its own. Busy: one HTTP worker answers search_read all the time, on "
-        "the same two cores. The floor is a script that hears the NOTIFY and fetches nothing. CPU is that of the "
-        "process that serves websockets, from the clients' connecting on. The addon's own part is what it has over the "
+        "the same two cores. CPU is that of the process that serves "
+        "websockets, from the clients' connecting on. The addon's own part is what it has over the "
         "others on the same path: this addon over the published one behind the pooler, and the last row over Odoo "
         "straight to PostgreSQL. The rest is the pooler's part in Odoo's queries.")
-PLOTS = ["p50", "p99"]
+SHOWN, PLOTS = ["p50", "p99"], ["p50"]
 GIVE_UP = 2     # so many lost ones in a row
 SECONDS = 2     # after which one counts as lost
 
@@ -33,11 +33,11 @@ def run(lab, quick):
         for clients, number in counts.items():
             for load in loads:
                 for name in RECEIVING:
-                    # the floor has one listener, and who hears nothing hears nothing ten times
-                    if clients == 1 or name not in {"floor", *DEAF}:
+                    # a setup that receives nothing is asked once
+                    if clients == 1 or name not in DEAF:
                         with lab.only(name), busy(lab, name, load == "busy"):
-                            measure, used = floor if name == "floor" else odoo, cpu(lab.pid(name))
-                            delays, lost = measure(lab, name, clients, number)
+                            used = cpu(lab.pid(name))
+                            delays, lost = one_at_a_time(lab, name, clients, number)
                             used = cpu(lab.pid(name)) - used
                         case = f"{clients} clients, {load}" if clients > 1 else f"1 client, {load}"
                         everything.setdefault((case, name), []).extend(delays)
@@ -53,7 +53,8 @@ def run(lab, quick):
                 yield Result("latency", case, name, "p99.9", "ms", steps[998])
 
 
-def odoo(lab, name, clients, number):
+def one_at_a_time(lab, name, clients, number):
+    """(milliseconds from commit to client of each, how many were lost)"""
     channel = f"latency-{time.monotonic_ns()}"
     with Sender(lab.pooler(name), DATABASE) as sender:
         first, = sender.insert([channel])
@@ -74,29 +75,14 @@ def odoo(lab, name, clients, number):
     return delays, lost
 
 
-def floor(lab, name, clients, number):
-    with Sender(lab.pooler(name), DATABASE) as sender:
-        committed, mark, tag = {}, lab.floor.mark(), f"floor-{time.monotonic_ns()}"
-        for index in range(number):
-            channel = f"{tag}-{index}"
-            sender.insert([channel])
-            committed[f"[{sender.wire(channel)}]"] = time.monotonic()
-            sender.notify([f"[{sender.wire(channel)}]"])
-            time.sleep(0.005)       # one at a time: each is through before the next
-        lab.floor.heard(mark, tag, number, SECONDS)
-    heard = {payload: at for at, payload in lab.floor.times(mark, tag)}
-    delays = [(heard[payload] - at) * 1000 for payload, at in committed.items() if payload in heard]
-    return delays, number - len(delays)
-
-
 @contextlib.contextmanager
 def busy(lab, name, wanted):
-    """Keep one HTTP worker of a setup at work; for the floor, one of the first Odoo."""
+    """Keep one HTTP worker of a setup at work."""
     if not wanted:
         yield
         return
     ending = threading.Event()
-    session = login(lab.odoos.get(name) or next(iter(lab.odoos.values())), DATABASE)
+    session = login(lab.odoos[name], DATABASE)
 
     def work():
         while not ending.is_set():

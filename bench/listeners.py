@@ -1,5 +1,6 @@
-"""What listeners cost that hear nothing, and how that grows with their number."""
+"""What listeners cost: at rest, for a NOTIFY that concerns nobody, and when PostgreSQL restarts under all of them."""
 import contextlib
+import math
 import re
 import time
 from pathlib import Path
@@ -9,17 +10,24 @@ from stack.servers.pgbouncer import PgBouncer
 from stack.servers.postgres import ODOO_USER, Postgres
 
 from .report import Result
-from .setups import DATABASE, alive, cpu
+from .setups import DATABASE, alive, cpu, cpu_of_all
 
-TITLE = "Idle listeners"
+TITLE = "Listeners"
 NOTE = ("So many listeners on one PostgreSQL, and nothing is sent: this addon's own code in a few processes with no "
         "Odoo around it, each with one client that waits; and beside them what Odoo's own listeners are, "
         "connections that LISTEN and are waited for. CPU is that of all processes of PostgreSQL, and of the pooler; a "
         "wake-up is one of a backend's. It is linear growth that counts: up to PostgreSQL 18 a NOTIFY wakes every "
-        "listener of its database, so that who proves a connection by one costs the square of their number.")
+        "listener of its database, so that a check that sends one costs the square of their number. Then, of "
+        "one number: what a NOTIFY costs that concerns nobody; and PostgreSQL is away for some seconds, until 99 % "
+        "of the listeners are back. An attempt is a connect, to PostgreSQL or to the pooler.")
+SHOWN = ["PostgreSQL's CPU", "the pooler's CPU", "PostgreSQL's CPU for a NOTIFY", "99 % back"]
 PLOTS = ["PostgreSQL's CPU"]
 NAMES = ["direct", "addon"]
 PROCESSES = 4
+MANY = 300          # of which a NOTIFY and a restart are measured
+NOTIFIED = 20       # a second
+AWAY = 5            # seconds
+PATIENCE = 120
 TABLE = ("CREATE TABLE bus_bus (id serial PRIMARY KEY, create_uid int, create_date timestamp, write_uid int,"
          " write_date timestamp, channel varchar, message varchar)")
 
@@ -53,6 +61,11 @@ def run(lab, quick):
         for count in counts:
             for name in NAMES:
                 yield from idle(lab.stack, postgres, pooler, name, count, seconds if name == "addon" else seconds / 3)
+        count = min(MANY, counts[-1])
+        with listening(lab.stack, postgres, pooler, "addon", count) as started:
+            settle(postgres, pooler)
+            yield from notified(postgres, pooler, started, count, 10 if quick else 200)
+            yield from restarted(postgres, pooler, started, count)
 
 
 @contextlib.contextmanager
@@ -153,3 +166,44 @@ def switches(pid):
     """How often a process went to sleep, and so how often it was woken."""
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.M)[1])
+
+
+def notified(postgres, pooler, started, count, number):
+    """What PostgreSQL does for a NOTIFY that concerns nobody, in the database that all listen in, and in another."""
+    yield Result("listeners", f"{count} listeners", "addon", "open files of each", "",
+                 sum(len(list(Path(f"/proc/{each.pid}/fd").iterdir())) for each in started) / count)
+    idle = None
+    for where, database in (("", "postgres"), ("in their database", "postgres"), ("in another database", DATABASE)):
+        with contextlib.closing(postgres.connect(database)) as connection:
+            before = Sample(postgres, pooler, started)
+            for index in range(number):
+                if where:
+                    connection.cursor().execute("SELECT pg_notify('imbus', %s)", [f'[["tenant{index}","a channel"]]'])
+                time.sleep(1 / NOTIFIED)        # the rate that is asked for
+            after = Sample(postgres, pooler, started)
+        span = after.at - before.at
+        used = {what: after.less(before, what) / span for what in ("server", "wakeups")}
+        idle = idle or used
+        for what, metric, unit, times in (("server", "PostgreSQL's CPU for a NOTIFY", "ms", 1000),
+                                          ("wakeups", "wake-ups of PostgreSQL for a NOTIFY", "", 1)) if where else ():
+            yield Result("listeners", f"{count} listeners, {where}", "addon", metric, unit,
+                         max(0.0, used[what] - idle[what]) * span / number * times)
+
+
+def restarted(postgres, pooler, started, count):
+    """PostgreSQL is away for some seconds."""
+    def said():
+        return [sum(each) for each in zip(*(each.said for each in started), strict=True)]
+    attempts = said()[1:]
+    postgres.stop()
+    time.sleep(AWAY)        # the fault is that it lasts
+    used = cpu_of_all(pooler.pid)
+    postgres.start()
+    up_at = time.monotonic()
+    wait_until(lambda: said()[0] >= math.ceil(0.99 * count), PATIENCE, lambda: f"{said()[0]} of {count} listen again")
+    case, took = f"{count} listeners", time.monotonic() - up_at
+    yield Result("listeners", case, "addon", "99 % back", "s", took)
+    yield Result("listeners", case, "addon", "PostgreSQL's CPU until then", "s", cpu_of_all(postgres.pid))
+    yield Result("listeners", case, "addon", "the pooler's CPU until then", "s", cpu_of_all(pooler.pid) - used)
+    for where, before, now in zip(("PostgreSQL", "the pooler"), attempts, said()[1:], strict=True):
+        yield Result("listeners", case, "addon", f"attempts of each until then, at {where}", "", (now - before) / count)

@@ -12,7 +12,6 @@ import datetime
 import json
 import os
 import re
-import select
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from pathlib import Path
 
 import psycopg2
 import requests
-from psycopg2 import extensions
 
 from stack import Machine, Stack, StackError, say
 from stack.clients.client import OdooError, Sender
@@ -289,7 +287,7 @@ def write(folder, cells, odoo):
     lines = [*report.heading("Poolers and servers: what was run", "="),
              "Which poolers and servers does it work with?", "",
              "Made by ``./dev matrix``; the same as ``reach.csv``.", "", machine, "", NOTE.format(odoo=odoo), "",
-             *report.list_table(["cell", *titles, "date, load average"], rows)]
+             *report.csv_table(["cell", *titles, "date, load average"], rows)]
     if failures:
         lines += report.heading("What cannot be", "-")
         for number, (cell, title, error, reason) in enumerate(failures, 1):
@@ -321,17 +319,7 @@ def main(args=None):
     return exit_status("matrix", lambda: run(options))
 
 
-def wait(connection):
-    """How psycopg2 waits here. By itself it has no deadline, and a pooler that never answers would end the run."""
-    deadline = time.monotonic() + DEADLINE
-    while (state := connection.poll()) != extensions.POLL_OK:
-        sides = [[connection], []] if state == extensions.POLL_READ else [[], [connection]]
-        if not any(select.select(*sides, [], max(0, deadline - time.monotonic()))):
-            raise psycopg2.OperationalError(f"no answer within {DEADLINE} s")
-
-
 def run(options):
-    extensions.set_wait_callback(wait)
     cells, machine = [], Machine.find()
     for name, server in CELLS:
         if not options.only or f"{name}/{server}" in options.only:

@@ -1,10 +1,12 @@
 """The documents: every figure as CSV, tables and plots for people. Made by the command, never by hand.
 
 Contract: results of the same measure, case, setup and metric are repetitions: shown is the median, with the least and
-the most; "×" is the ratio to Odoo straight to PostgreSQL, "floor ×" to the bare script, in the same run.
+the most; "×" is the ratio to Odoo straight to PostgreSQL, in the same run. The page shows what a part names in SHOWN
+and PLOTS; the file has all.
 """
 import csv
 import datetime
+import io
 import itertools
 import os
 import platform
@@ -21,7 +23,7 @@ Result = namedtuple("Result", "measure case setup metric unit value")
 Aim = namedtuple("Aim", "metric case setup to bound value")
 
 # one colour for a setup in all plots: greys and blues for what there is, the warm ones for this addon
-COLOURS = dict(zip(SETUPS, ["#bbbbbb", "#777777", "#000000", "#88ccee", "#4477aa", "#cc3311", "#882255", "#ee9955"],
+COLOURS = dict(zip(SETUPS, ["#777777", "#000000", "#88ccee", "#4477aa", "#cc3311", "#882255", "#ee9955"],
                    strict=True))
 PLAIN = {"lost", "duplicated"}      # totals of all repetitions, no medians
 BEGIN, END = ".. at a glance: begin\n", ".. at a glance: end\n"
@@ -33,7 +35,6 @@ class Figures:
     def __init__(self, results, made=""):
         """`made`: the day and the command."""
         self.values, self.units = {}, {}
-        self.ratios = {}    # of what an earlier run wrote: {(measure, metric, setup, case, to): number}
         self.made = {result.measure: made for result in results}
         for result in results:
             key = result.measure, result.metric, result.setup, result.case
@@ -58,10 +59,6 @@ class Figures:
                         values = [ends[0], *values * (count - 2), ends[1]]
                     before.values[row["measure"], row["metric"], row["setup"], row["case"]] = values
                     before.units[row["measure"], row["metric"]] = row["unit"]
-                    # as it was, for the file's own numbers are rounded
-                    self.ratios.update({(row["measure"], row["metric"], row["setup"], row["case"], to):
-                                        float(row[f"ratio to {to}"]) for to in ("direct", "floor")
-                                        if row[f"ratio to {to}"]})
                     self.made[row["measure"]] = row["made"]
         self.values, self.units = {**before.values, **self.values}, {**before.units, **self.units}
         return bool(before.values)
@@ -80,18 +77,12 @@ class Figures:
             return values[0] if values else None
         return sum(values) if metric in PLAIN else statistics.median(values)
 
-    def ratio(self, measure, metric, setup, case, to):
-        """To another setup's median of the same case; to the floor's first of the measure, where it has not that."""
-        if metric in PLAIN or setup == to:
-            return None
-        if (measure, metric, setup, case, to) in self.ratios:
-            return self.ratios[measure, metric, setup, case, to]
+    def ratio(self, measure, metric, setup, case, to="direct"):
+        """To another setup's median of the same case."""
         base = self.median(measure, metric, to, case)
-        if base is None and to == "floor":
-            cases = self.some(measure, metric, 3)
-            base = next((value for value in (self.median(measure, metric, to, case) for case in cases) if value), None)
         own = self.median(measure, metric, setup, case)
-        return own / base if base and isinstance(own, (int, float)) else None
+        known = metric not in PLAIN and setup != to and base and isinstance(own, (int, float))
+        return own / base if known else None
 
     def rows(self):
         """Of the CSV file."""
@@ -100,7 +91,7 @@ class Figures:
             numbers = [value for value in values if not isinstance(value, str)]
             yield [measure, case, setup, metric, self.units[key[:2]], number(self.median(*key)), len(values),
                    number(min(numbers, default=None)), number(max(numbers, default=None)),
-                   number(self.ratio(*key, to="direct")), number(self.ratio(*key, to="floor")), self.made[measure]]
+                   number(self.ratio(*key)), self.made[measure]]
 
     def cell(self, measure, metric, setup, case):
         key = measure, metric, setup, case
@@ -110,8 +101,8 @@ class Figures:
         text, values = number(value), self.values[key]
         if len(values) > 1 and metric not in PLAIN and not isinstance(value, str):
             text += f" ({number(min(values))}–{number(max(values))})"
-        ratios = [(mark, self.ratio(*key, to=to)) for mark, to in (("×", "direct"), ("floor ×", "floor"))]
-        return ", ".join([text, *(f"{mark}{times(ratio)}" for mark, ratio in ratios if ratio is not None)])
+        ratio = self.ratio(*key)
+        return text if ratio is None else f"{text}, ×{times(ratio)}"
 
 
 def number(value):
@@ -151,11 +142,11 @@ def machine(versions):
             + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".")
 
 
-def list_table(head, rows):
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in [head, *rows]:
-        lines += [f"   {' ' if index else '*'} - {cell}".rstrip() for index, cell in enumerate(row)]
-    return [*lines, ""]
+def csv_table(head, rows):
+    """A table with a line for each row."""
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([head, *rows])
+    return [".. csv-table::", "   :header-rows: 1", "", *(f"   {line}" for line in text.getvalue().splitlines()), ""]
 
 
 def simple_table(head, rows):
@@ -177,10 +168,10 @@ def table(figures, measure, metric):
     unit = figures.units[measure, metric]
     label = f"{metric} ({unit})" if unit else metric
     if len(cases) <= 6:
-        return list_table([label, *cases],
+        return csv_table([label, *cases],
                           [[title(setup), *(figures.cell(measure, metric, setup, case) for case in cases)]
                            for setup in setups])
-    return list_table([label, *map(title, setups)],
+    return csv_table([label, *map(title, setups)],
                       [[case, *(figures.cell(measure, metric, setup, case) for setup in setups)] for case in cases])
 
 
@@ -202,7 +193,7 @@ def aims(figures, measure, wanted):
         if ratio is not None:
             rows.append([f"{aim.metric}, {aim.case}", title(aim.setup), title(aim.to), times(ratio),
                          f"{aim.bound} {aim.value:g}"])
-    return list_table(["ratio", "of", "to", "measured", "aim"], rows) if rows else []
+    return csv_table(["ratio", "of", "to", "measured", "aim"], rows) if rows else []
 
 
 def glance(figures, folder):
@@ -228,7 +219,7 @@ def glance(figures, folder):
         row = [title(setup), "no" if lost else "yes", *[dark.get(setup, "–")] * bool(dark)]
         for measure, metric, which, label in columns:
             case = figures.some(measure, metric, 3)[which]
-            value = (figures.ratio(measure, metric, setup, case, "direct") if "×" in label and setup != "direct" else
+            value = (figures.ratio(measure, metric, setup, case) if "×" in label and setup != "direct" else
                      1.0 if "×" in label else figures.median(measure, metric, setup, case))
             row.append("–" if value is None else times(value) if "×" in label else number(value))
         rows.append(row)
@@ -264,26 +255,26 @@ def write_csv(path, head, rows):
 
 
 def write(folder, figures, parts, versions, only=None):
-    """performance.csv, performance.rst with its plots, and the pages of those parts that have one.
+    """performance.csv, and performance.rst with its plots: their paths.
 
-    `parts`: {measure: module}. Returns the paths.
-
-    `only`: the measures that were made; the others stay as they are in the folder.
+    :param parts: {measure: module}
+    :param only: the measures that were made; the others stay as they are in the folder
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "performance.csv"]
     kept = figures.keep(paths[0], but=only) if only else False
     write_csv(paths[0], ["measure", "case", "setup", "metric", "unit", "median", "repetitions", "least", "most",
-                         "ratio to direct", "ratio to floor", "made"], figures.rows())
+                         "ratio to direct", "made"], figures.rows())
     lines = [*heading("Performance", "="),
              "What does the addon cost, beside other ways to run Odoo, and how does that grow?", "",
-             "Made by ``./dev bench``; every figure is in ``performance.csv``. Each part below names the day and the "
-             "command of its figures." + (" The next line is that of the latest command." if kept else ""), "",
+             "Made by ``./dev bench``; this page shows some of the figures, ``performance.csv`` has all. Each part "
+             "below names the day and the command of its figures."
+             + (" The next line is that of the latest command." if kept else ""), "",
              machine(versions), "",
              "A cell is the median, in parentheses the least and the most of the repetitions, then the ratio to Odoo "
-             "straight to PostgreSQL (×) and to the bare script (floor ×). The setups took turns. Absolute figures are "
-             "this machine's; the ratios are what carries over.", ""]
+             "straight to PostgreSQL (×). The setups took turns. Absolute figures are this machine's; the ratios are "
+             "what carries over.", ""]
     if figures.metrics("sending"):
         lines += [*heading("At a glance", "-"), BEGIN + END]      # it is put between them below
     for measure, module in parts.items():
@@ -295,15 +286,14 @@ def write(folder, figures, parts, versions, only=None):
             if metric in PLAIN:
                 lines += [totals(figures, measure, metric), ""]
                 continue
-            lines += table(figures, measure, metric)
+            if metric in module.SHOWN:
+                lines += table(figures, measure, metric)
             if metric in module.PLOTS:
                 name = "performance-" + re.sub(r"\W+", "-", f"{measure}-{metric}").strip("-") + ".svg"
                 plot(folder / name, figures, measure, metric, module.TITLE)
                 paths.append(folder / name)
                 lines += [f".. image:: {name}", f"   :alt: {module.TITLE}: {metric}", ""]
         lines += aims(figures, measure, getattr(module, "AIMS", ()))
-        if hasattr(module, "page"):
-            paths += module.page(folder, figures)
     paths.append(folder / "performance.rst")
     paths[-1].write_text("\n".join(lines).rstrip() + "\n")
     show_glance(folder, figures)
@@ -311,36 +301,22 @@ def write(folder, figures, parts, versions, only=None):
 
 
 def plot(path, figures, measure, metric, heading):
-    """Lines over the number that the cases hold; bars, side by side, where they hold none."""
+    """Bars, side by side for each case."""
     import matplotlib
     matplotlib.use("Agg")
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 9})
     from matplotlib import pyplot
     setups, cases = figures.some(measure, metric, 2), figures.some(measure, metric, 3)
-    numbers = [re.match(r"\d+", case) for case in cases]
-    along = all(numbers) and len({found[0] for found in numbers}) == len(cases) > 2
     fig, axes = pyplot.subplots(figsize=(7.5, 3.6))
     width = 0.8 / len(setups)
-    colours = {setup: COLOURS.get(setup, f"C{index}") for index, setup in enumerate(setups)}
     for index, setup in enumerate(setups):
         values = [figures.median(measure, metric, setup, case) for case in cases]
         drawn = [(place, value) for place, value in enumerate(values) if isinstance(value, (int, float))]
-        if along:
-            axes.plot([int(numbers[place][0]) for place, _ in drawn], [value for _, value in drawn], marker="o",
-                      markersize=3, label=title(setup), color=colours[setup])
-        else:
-            axes.bar([place + (index - (len(setups) - 1) / 2) * width for place, _ in drawn],
-                     [value for _, value in drawn], width, label=title(setup), color=colours[setup])
-    if along:
-        axes.set_xscale("log", base=2 if int(numbers[-1][0]) <= 64 else 10)
-        axes.set_xticks([int(found[0]) for found in numbers], [found[0] for found in numbers])
-        axes.minorticks_off()
-        axes.set_xlabel(cases[-1].split(" ", 1)[1])
-        axes.set_ylim(bottom=0)
-    else:
-        axes.set_xticks(range(len(cases)), [case.replace(", ", ",\n") for case in cases])
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        axes.bar([place + (index - (len(setups) - 1) / 2) * width for place, _ in drawn],
+                 [value for _, value in drawn], width, label=title(setup), color=COLOURS[setup])
+    axes.set_xticks(range(len(cases)), [case.replace(", ", ",\n") for case in cases])
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
     unit = figures.units[measure, metric]
     axes.set_ylabel(f"{metric} ({unit})" if unit else metric)
     axes.set_title(heading)

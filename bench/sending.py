@@ -9,7 +9,6 @@ import statistics
 import time
 
 from stack.clients.client import Sender, commit_clock, compact
-from stack.servers.postgres import ODOO_USER
 
 from .clients import Swarm, login
 from .report import Aim, Result
@@ -23,9 +22,9 @@ NOTE = (f"An HTTP call to one of {WORKERS} workers, whose transaction sends on t
         "subscribed; SCRAM on every hop. Commit to client, the caller's wait and the CPU for a message are of one "
         "message at a time; the workers have sent before. Messages a second: what is committed at most, "
         f"{CALLERS} callers without a pause, each message in a transaction of its own, one for each call or {MANY}. "
-        "An ordinary query reads one row on the way that Odoo's own queries take, before, and while those messages "
-        "pass. All of it shares the machine's cores. keep_notify = false is this addon's switch: its NOTIFYs leave as "
+        "All of it shares the machine's cores. keep_notify = false is this addon's switch: its NOTIFYs leave as "
         "Odoo's own do, on a new connection each.")
+SHOWN = ["commit to client", "the caller waits", "CPU for a message", "messages a second"]
 PLOTS = ["commit to client", "messages a second"]
 MOST = {1: "one for each call", MANY: f"{MANY} for each call"}
 AIMS = [
@@ -39,9 +38,6 @@ AIMS = [
     *(Aim("messages a second", MOST[MANY], "addon", to, "at least", 3) for to in ("direct", "published")),
 ]
 PATIENCE = 5        # seconds after which one counts as lost
-IDLE = 0.5          # seconds in which the ordinary query is asked before the messages
-PAUSE = 0.005       # seconds between two ordinary queries
-QUERY = "SELECT name FROM res_partner WHERE id = 1"
 
 
 def run(lab, quick):
@@ -86,14 +82,11 @@ class Side:
                 yield swarm
 
     @staticmethod
-    def together(call, meanwhile=lambda: None):
-        """All callers at the same time: what `meanwhile` returns."""
+    def together(call):
+        """All callers at the same time."""
         with concurrent.futures.ThreadPoolExecutor(CALLERS) as pool:
-            calling = [pool.submit(call) for _ in range(CALLERS)]
-            found = meanwhile()
-            for future in calling:
+            for future in [pool.submit(call) for _ in range(CALLERS)]:
                 future.result()
-        return found
 
     # -- one message at a time -----------------------------------------------------------------------------------------
 
@@ -150,33 +143,15 @@ class Side:
     # -- as many as pass -----------------------------------------------------------------------------------------------
 
     def at_most(self, swarm, many, seconds):
-        with contextlib.closing(self.lab.pooler(self.name).connect(DATABASE, user=ODOO_USER)) as connection:
-            before = ask(connection, IDLE)
-            began, ending = time.time(), time.monotonic() + seconds
+        began, ending = time.time(), time.monotonic() + seconds
 
-            def call():
-                while time.monotonic() < ending:
-                    self.sender.send_orm(0, times=many)
-            meanwhile = self.together(call, lambda: ask(connection, seconds))
+        def call():
+            while time.monotonic() < ending:
+                self.sender.send_orm(0, times=many)
+        self.together(call)
         committed, _ = yield from self.outcome(swarm, MOST[many])
         passed = sum(began <= at < began + seconds for at in committed.values())
         yield self.result("messages a second", MOST[many], "", passed / seconds)
-        for case, times in (("idle", before), (MOST[many], meanwhile)):
-            for number in (50, 99):
-                yield self.result("an ordinary query", f"{case}, p{number}", "ms", percentile(times, number))
-
-
-def ask(connection, seconds):
-    """The milliseconds that each of the ordinary queries took, one after the other for so long."""
-    times, ending = [], time.monotonic() + seconds
-    with connection.cursor() as cr:
-        while time.monotonic() < ending:
-            began = time.monotonic()
-            cr.execute(QUERY)
-            cr.fetchall()
-            times.append((time.monotonic() - began) * 1000)
-            time.sleep(PAUSE)       # a query now and then, no load
-    return times
 
 
 def percentile(values, number):

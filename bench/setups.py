@@ -1,4 +1,4 @@
-"""Who takes part: Odoo in each of the ways a user could choose, all on one PostgreSQL, and a bare script as the floor.
+"""Who takes part: Odoo in each of the ways a user could choose, all on one PostgreSQL.
 
 Contract: `start` starts one of them. `Lab` keeps one of each running; `lab.only(name)` stops (SIGSTOP) the listening
 processes of all others meanwhile, since every one of them gets every NOTIFY.
@@ -16,7 +16,7 @@ from pathlib import Path
 from stack import ADDON, say
 from stack.download.python import published
 from stack.faults.hold import ADDONS, HOLDING
-from stack.process import Program, children, wait_until
+from stack.process import children, wait_until
 from stack.servers.pgbouncer import PgBouncer
 
 DATABASE = "demo"
@@ -26,7 +26,6 @@ UNWATCHED = {"limit_time_real": 100000, "limit_time_real_cron": 100000, "max_cro
 # pooler: which one, or None; addon: "", "published" or "ours"; options: of odoo.conf
 Setup = namedtuple("Setup", "title pooler addon options", defaults=[{}])
 SETUPS = {
-    "floor": Setup("a bare psycopg2 script", None, ""),
     "direct": Setup("Odoo straight to PostgreSQL", None, ""),
     "pooled": Setup("Odoo behind PgBouncer alone", "transaction", ""),
     "session": Setup("PgBouncer, postgres in session mode", "session", ""),
@@ -75,57 +74,16 @@ def session_pooler(stack, via=None):
     return pooler.start()
 
 
-class Floor(Program):
-    """The script that listens and does nothing else."""
-
-    def __init__(self, stack):
-        super().__init__("the bare listener", stack.folder / "floor.log")
-        self.stack, self.folder = stack, stack.folder / "floor"
-
-    def start(self):
-        postgres = self.stack.postgres
-        env = {**os.environ, "PGPASSWORD": postgres.odoo_password, "PYTHONUNBUFFERED": "1"}
-        self.launch([sys.executable, Path(__file__).with_name("floor.py"), postgres.host, postgres.port], env,
-                    self.stack.folder)
-        wait_until(lambda: "listening" in self.log.read_text(), 30, "the bare listener does not listen")
-        return self
-
-    def mark(self):
-        """Where `times` is to begin."""
-        return self.log.stat().st_size
-
-    def times(self, mark, tag):
-        """[(time.monotonic(), payload)] of the payloads heard since that hold `tag`."""
-        with open(self.log) as log:
-            log.seek(mark)
-            lines = [line.rstrip("\n").partition(" ") for line in log if tag in line and line.endswith("\n")]
-        return [(float(at), payload) for at, _, payload in lines]
-
-    def heard(self, mark, tag, count, timeout):
-        """Wait until so many payloads that hold `tag` are in the log: when the last was heard, None after `timeout`."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            times = [at for at, _ in self.times(mark, tag)]
-            if len(times) >= count:
-                return times[-1]
-            time.sleep(0.05)        # the log is a file of another process
-        return None
-
-
 class Lab:
     """The setups `names`, started on a stack, each with so many HTTP workers."""
 
     def __init__(self, stack, names, workers=1):
         self.stack, self.names, self.workers = stack, list(names), workers
         self.odoos, self.poolers = {}, {}
-        self.floor = None
 
     def __enter__(self):
         say("starting " + ", ".join(SETUPS[name].title for name in self.names))
         for name in self.names:
-            if name == "floor":
-                self.floor = self.stack.add(Floor(self.stack)).start()
-                continue
             if SETUPS[name].pooler == "session":
                 self.poolers[name] = session_pooler(self.stack)
             self.odoos[name] = start(self.stack, name, self.workers, poolers=self.poolers, ready=False)
@@ -140,19 +98,18 @@ class Lab:
         for pid in self.stopped:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-        for program in [*self.odoos.values(), self.floor]:
-            if program:
-                program.end_by_force()
+        for odoo in self.odoos.values():
+            odoo.end_by_force()
 
     def pooler(self, name):
         """Where the queries and NOTIFYs of a setup go: what connects there, with `connect(database)`."""
-        if name == "floor" or SETUPS[name].pooler is None:
+        if SETUPS[name].pooler is None:
             return self.stack.postgres
         return self.poolers.get(name, self.stack.pgbouncer)
 
     def pid(self, name):
         """The process that listens for websockets."""
-        return self.floor.pid if name == "floor" else self.pids[name]
+        return self.pids[name]
 
     @contextlib.contextmanager
     def only(self, name):

@@ -554,7 +554,7 @@ def rst(soak):
              f"{soak.workers} HTTP workers, {soak.listeners} more listeners that come and go.", "", NOTE, "",
              *([NOTE_OF_POLLS, ""] if polling else [])]
     for name, head, rows in soak.tables():
-        lines += [*report.heading(name, "-"), *report.list_table(head, rows)]
+        lines += [*report.heading(name, "-"), *report.csv_table(head, rows)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -17,7 +17,7 @@ NOTE = ("Odoo is started and stopped, with the addon and without. Ready: from th
         "after a login: that of the process itself (RSS), and with what it shares with others shared out among them "
         "(PSS). Virtual memory, which is what Odoo's limit_memory_soft counts, is that of a cron worker: its "
         "listener adds a thread to it.")
-PLOTS = []
+SHOWN, PLOTS = ["ready", "import", "evented process, PSS", "cron worker, virtual memory"], []
 NAMES = ["direct", "published", "addon"]
 
 

@@ -1,4 +1,4 @@
-"""Two users who talk in Discuss, each in a browser of its own: what the browser tests and ./dev screenshot share.
+"""Two users who talk in Discuss, each in a browser of its own: what the browser tests need.
 
 Contract: `talk(stack, odoo, browser)` opens a new channel for both, on pages that are loaded once. `exchange` types a
 message in each of them, and fails unless it stands in the other one in time. `seconds` has the times from pressing
@@ -17,6 +17,7 @@ DATABASE = "discuss"
 MODULES = ("base", "web", "bus", "mail")
 LOADED = 180        # seconds; the first page waits until Odoo has compiled the web client's code and styles
 SUBSCRIBED = 60
+SIZE = {"width": 1000, "height": 600}     # of a page, in pixels
 COMPOSER = ".o-mail-Composer-input"
 MESSAGE = ".o-mail-Thread .o-mail-Message-body"
 STANDS = f"text => [...document.querySelectorAll('{MESSAGE}')].some(body => body.innerText.trim() === text)"
@@ -25,9 +26,9 @@ STANDS = f"text => [...document.querySelectorAll('{MESSAGE}')].some(body => body
 class Person:
     """A user at a browser."""
 
-    def __init__(self, name, session, opened, gateway, path, size):
+    def __init__(self, name, session, opened, gateway, path):
         self.name = name
-        self.context = opened.new_context(viewport={"width": size[0], "height": size[1]}, base_url=gateway.url)
+        self.context = opened.new_context(viewport=SIZE, base_url=gateway.url)
         self.context.add_cookies([{"name": "session_id", "value": session.http.cookies.get("session_id"),
                                    "url": gateway.url}])
         self.page = self.context.new_page()
@@ -57,11 +58,6 @@ class Person:
             raise AssertionError(f"{self.name} does not see {text!r} within {timeout} s; errors of the page: "
                                  f"{self.errors[-3:] or 'none'}") from None
         return time.monotonic()
-
-    def height_of(self, text):
-        """How far below the page's top a message stands, in pixels."""
-        box = self.page.locator(MESSAGE).get_by_text(text, exact=True).bounding_box()
-        return box["y"] + box["height"] / 2
 
 
 class Talk:
@@ -99,8 +95,8 @@ class Talk:
 
 
 @contextlib.contextmanager
-def talk(stack, odoo, opened, size=(1000, 600)):
-    """Two users of a running Odoo on DATABASE, in the browser `opened`; `size` of their pages in pixels."""
+def talk(stack, odoo, opened):
+    """Two users of a running Odoo on DATABASE, in the browser `opened`."""
     if not odoo.facts.discuss_address:
         raise StackError(f"{odoo.facts} has no Discuss with an address of its own")
     admin = Session(odoo, DATABASE)
@@ -116,7 +112,7 @@ def talk(stack, odoo, opened, size=(1000, 600)):
     with Gateway(odoo) as gateway:
         try:
             for name, session in {"Ada": admin, "Ben": Session(odoo, DATABASE, login, password)}.items():
-                people.append(Person(name, session, opened, gateway, path, size))
+                people.append(Person(name, session, opened, gateway, path))
             found = Talk(people, gateway)
             # who has just subscribed may ask by itself once: what follows was pushed
             found.exchange("here", within=SUBSCRIBED)

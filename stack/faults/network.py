@@ -104,6 +104,11 @@ class Proxy:
         with self.lock:
             self.forgotten |= {pair for pair in self.pairs if pair[1].getsockname()[1] in ports}
 
+    def ports(self):
+        """From which the target sees what is open."""
+        with self.lock:
+            return [server.getsockname()[1] for _, server in self.pairs]
+
     def refuse(self):
         self.mode = "refuse"
         self.cut()

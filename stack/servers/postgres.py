@@ -5,12 +5,14 @@ Settings are given on the command line, so that a copy of the folder (a standby)
 """
 import os
 import secrets
+import select
 import shutil
 import signal
+import time
 from pathlib import Path
 
 from ..machine import StackError, run
-from ..process import Program, free_port, wait_until
+from ..process import DEADLINE, Program, free_port, wait_until
 
 SUPERUSER = "postgres"
 ODOO_USER = "odoo"      # may log in and create databases, nothing else: what Odoo is meant to have
@@ -29,6 +31,7 @@ SETTINGS = {
     "full_page_writes": "off",
 }
 
+CONNECT, ANSWER = 5, 2 * DEADLINE     # seconds
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
@@ -36,10 +39,22 @@ def connect(host, port, dbname, user, password, **kw):
     """A psycopg2 connection in autocommit mode."""
     # psycopg2 is in the virtual environment, which ./dev imports this package to make
     import psycopg2
-    connection = psycopg2.connect(host=host, port=port, dbname=dbname, user=user, password=password,
-                                  **{"connect_timeout": 5, **kw})
+    psycopg2.extensions.set_wait_callback(wait)
+    connection = psycopg2.connect(host=host, port=port, dbname=dbname, user=user, password=password, **kw)
     connection.autocommit = True
     return connection
+
+
+def wait(connection):
+    """How psycopg2 waits here: a signal interrupts it, and a server that never answers is given up."""
+    import psycopg2
+    connected = connection.status in (psycopg2.extensions.STATUS_READY, psycopg2.extensions.STATUS_BEGIN)
+    seconds = ANSWER if connected else CONNECT
+    deadline = time.monotonic() + seconds
+    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+        sides = [[connection], []] if state == psycopg2.extensions.POLL_READ else [[], [connection]]
+        if not any(select.select(*sides, [], max(0, deadline - time.monotonic()))):
+            raise psycopg2.OperationalError(f"no answer within {seconds} s")
 
 
 class Postgres(Program):

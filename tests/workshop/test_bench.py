@@ -25,8 +25,8 @@ def test_bench_quick(stack, tmp_path):
     assert table.strip() in (tmp_path / "docs" / "performance.rst").read_text()
     assert {path.name for path in paths} >= {"performance.csv", "performance.rst", "performance-latency-p50.svg"}
     assert set(figures.some("latency", "lost", 2)) == set(setups.RECEIVING)
-    assert set(figures.some("sending", "lost", 2)) == set(setups.SETUPS) - {"floor"}
-    for name in set(setups.SETUPS) - setups.DEAF - {"floor"}:
+    assert set(figures.some("sending", "lost", 2)) == set(setups.SETUPS)
+    for name in set(setups.SETUPS) - setups.DEAF:
         assert figures.median("sending", "commit to client", name, "p50") < 1000
         assert figures.median("sending", "messages a second", name, "20 for each call") > 0
         assert name == "addon off" or figures.median("latency", "p50", name, "1 client, idle") < 1000
@@ -38,20 +38,20 @@ def test_bench_quick(stack, tmp_path):
         assert figures.ratio("sending", "CPU for a message", "addon", "the pooler", to=name) < 0.8
     for measure in PARTS:
         assert figures.metrics(measure), f"no figures of {measure}"
-    assert figures.median("growth", "not caught up", "addon", "100 clients") == 0
     few, many = (figures.median("connections", "idle", "addon", case) for case in ("1 worker", "4 workers"))
     assert many <= few + 4, "the workers share the pool"
     for name in ("addon", "addon direct"):
         assert figures.median("connections", "kept for NOTIFYs", name, "4 workers") >= 4, "each worker keeps one"
-    # a fleet: the one that nobody waits for is not asked; jobs are looked for once, and once more by Odoo's own clock
-    for case in figures.some("fleet", "until the last database is caught up", 3):
-        assert figures.median("fleet", "until the last database is caught up", "addon", case) < 60
-        assert figures.median("fleet", "times that jobs were looked for, most of any database", "addon", case) <= 2
-    degraded, = (case for case in figures.some("fleet", "looks at the bus, of a database", 3) if "degraded" in case)
-    assert figures.median("fleet", "looks at the bus, of a database", "addon", degraded) > 0
-    assert not sum(figures.median("fleet", "looks at the bus of databases that nobody waits for", "addon", case)
-                   for case in figures.some("fleet", "looks at the bus of databases that nobody waits for", 3))
-    assert "Past one cluster" in (tmp_path / "docs" / "capacity.rst").read_text()
+    # a database that nobody is connected to is not read; jobs are looked for once, and once more by Odoo's own clock
+    cases = figures.some("databases", "statements on the bus", 3)
+    assert len(cases) == 3
+    for case in cases:
+        assert not figures.median("databases", "statements on the bus where nobody is connected", "addon", case)
+        assert figures.median("databases", "times that jobs were looked for, most of any database", "addon", case) <= 2
+    assert figures.median("databases", "statements on the bus", "addon", cases[-1]) > 0
+    assert figures.median("databases", "caught up after", "addon", cases[1]) < 60
+    # a restart under all listeners: none hammers
+    assert figures.median("listeners", "attempts of each until then, at PostgreSQL", "addon", "10 listeners") < 30
 
 
 def test_every_hop_is_scram(stack):
@@ -67,12 +67,12 @@ def test_one_measure_anew(tmp_path):
     """The others stay in the documents as they were."""
     def result(measure, value, metric="some"):
         return report.Result(measure, "a case", "addon", metric, "s", value)
-    before = report.Figures([*(result("growth", value) for value in (0.5, 1.25, 4, 8)), result("growth", 2, "lost"),
+    before = report.Figures([*(result("latency", value) for value in (0.5, 1.25, 4, 8)), result("latency", 2, "lost"),
                              result("startup", "any"), result("connections", 1)], "2026-11-21 ./dev bench")
     report.write(tmp_path, before, {}, {})
     after = report.Figures([result("connections", 7)], "2026-11-22 ./dev bench --only connections")
     report.write(tmp_path, after, PARTS, {}, only=["connections"])
-    for measure, metric in [("growth", "some"), ("growth", "lost"), ("startup", "some")]:
+    for measure, metric in [("latency", "some"), ("latency", "lost"), ("startup", "some")]:
         assert after.cell(measure, metric, "addon", "a case") == before.cell(measure, metric, "addon", "a case") != "–"
     assert after.median("connections", "some", "addon", "a case") == 7
     text = (tmp_path / "performance.rst").read_text()
