@@ -11,6 +11,8 @@ FACTS = {
     # odoo.conf
     "evented_port": {12: "longpolling_port", 16: "gevent_port"},
     "server_wide": {12: "base,web", 19: "base,rpc,web"},     # what Odoo loads by itself, without the addon
+    # each option of odoo.conf can be set in the environment
+    "options_from_environment": {12: False, 19: True},
     # the command line: 19 makes databases without demo data unless asked
     "without_demo": {12: ["--without-demo=all"], 19: []},
     # the clients: stack/clients/client.py has a class of each name
