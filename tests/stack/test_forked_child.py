@@ -32,12 +32,14 @@ def cpu(pid):
     return used
 
 
+@pytest.mark.parametrize("loss", ["cut", pytest.param("terminated", marks=pytest.mark.newest)])
 @pytest.mark.parametrize("workers", [0, 2], ids=["threaded", "prefork"])
-def test_a_child_without_exec(odoo, bus, postgres, facts, tmp_path, workers):
+def test_a_child_without_exec(odoo, bus, postgres, proxy, facts, tmp_path, workers, loss):
     """A job of cron forks one; the connections are lost; nobody spins while the child lives, and all listen again."""
     (tmp_path / "hold").touch()
     server = odoo(workers=workers, load="base,web,bus_alt_connection,bus_test_fork", addons=[ADDONS],
-                  env={"BUS_TEST_FOLDER": str(tmp_path)})
+                  env={"BUS_TEST_FOLDER": str(tmp_path)},
+                  options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": proxy.port})
     client, sender = bus(server)
     names = ["bus", "cron"] if facts.cron_listeners else ["bus"]
     for name in names:
@@ -52,9 +54,12 @@ def test_a_child_without_exec(odoo, bus, postgres, facts, tmp_path, workers):
     try:
         wait_until((tmp_path / "child").exists, 2 * DEADLINE, "the job does not run")
         child = int((tmp_path / "child").read_text())
-        for pid, *_ in direct(postgres, server):
-            postgres.query("SELECT pg_terminate_backend(%s)", [pid])
-        wait_until(lambda: psutil.pid_exists(child), 1, "the child has ended")
+        lost = {pid for pid, *_ in direct(postgres, server)}
+        if loss == "cut":
+            proxy.cut()
+        else:
+            postgres.query("SELECT pg_terminate_backend(pid) FROM unnest(%s) pid", [list(lost)])
+        wait_until(lambda: lost.isdisjoint(pid for pid, *_ in direct(postgres, server)), 10, "nothing is lost")
         for name in names:
             wait_listening(postgres, server, name, timeout=20)
         wait_healthy(server)

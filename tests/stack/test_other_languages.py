@@ -63,7 +63,7 @@ def counted(stack):
 # what is wrong with the role, how it is mended, and what PostgreSQL says of it: the words that all charsets can write
 ROLES = {
     "password": ("PASSWORD 'another'", "PASSWORD 'right'", "Passwort-Authentifizierung"),
-    "login": ("NOLOGIN", "LOGIN", "Rolle .*(einloggen|anmelden|Login)"),
+    "login": ("NOLOGIN", "LOGIN", "Berechtigung zum Einloggen"),
     "limit": ("CONNECTION LIMIT 0", "CONNECTION LIMIT -1", "zu viele Verbindungen"),
 }
 
