@@ -21,6 +21,7 @@ from stack.download.python import QUEUE_JOB
 from stack.faults.network import Proxy
 from stack.machine import PACKAGES, Unavailable
 from stack.series import Series
+from tests import documents
 
 pytest_plugins = ["tests.running"]
 ADDONS = Path(__file__).parent / "stack" / "addons"
@@ -150,6 +151,8 @@ class Servers:
     def end(self):
         for odoo in self.started:
             odoo.kill()
+        unknown = {line for odoo in self.started for line in documents.undescribed(odoo.log_text())}
+        assert not unknown, "docs/log-lines.rst has not what the addon logged"
 
 
 @pytest.fixture

@@ -77,6 +77,20 @@ def quoted_lines():
                 yield one_line(line)
 
 
+@functools.cache
+def log_lines():
+    """[(a regular expression, its levels)] of the table of all lines that the addon logs."""
+    return [("".join(".+" if part == "…" else re.escape(part) for part in re.split("(…)", literals(line)[0])),
+             set(level.astext().split(", "))) for line, level, _ in table("log-lines-table")]
+
+
+def undescribed(log):
+    """The lines of the addon's in a log of Odoo's that this table does not have."""
+    lines = re.findall(r"^\S+ \S+ \d+ ([A-Z]+) \S+ odoo\.addons\.bus_alt_connection\S*: (.*)$", log, re.M)
+    return [f"{level} {line}" for level, line in lines if level != "DEBUG"
+            and not any(level in levels and re.fullmatch(shape, one_line(line)) for shape, levels in log_lines())]
+
+
 def links():
     """(page, target) of every link to a file of this repository, and of every picture."""
     for path in ALL:

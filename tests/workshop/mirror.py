@@ -1,4 +1,4 @@
-"""A Debian mirror and a Python package index on this machine, with tiny packages of some things that the stack asks for.
+"""A Debian mirror and a Python package index on this machine, with tiny packages for some of what the stack fetches.
 
 Contract: `Mirror(folder, pip)` serves on 127.0.0.1 until `close`. `environment(cache)` has a process use nothing else:
 apt and pip are the real ones, and so is all that stack/ does; only what is downloaded is small. `fail` and `hold` have
