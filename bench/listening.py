@@ -3,6 +3,8 @@
 Prints how many of them listen, and how many attempts to connect were made so far, directly and to Odoo's own address,
 whenever that changes. `addon`: the addon's own. `direct`: connections that LISTEN and are waited for, which is all that
 Odoo's own listeners do while nothing comes.
+
+The only file of bench and tests/stack that uses inner names of the addon: its Listener, and who it listens for.
 """
 import collections
 import functools
@@ -10,6 +12,7 @@ import resource
 import selectors
 import sys
 import time
+import types
 
 import psycopg2
 
@@ -23,39 +26,13 @@ AT_ONCE = 5
 def addon():
     """Start one of the addon's listeners: a function that says whether it listens."""
     from odoo.addons.bus_alt_connection import state
+    from odoo.addons.bus_alt_connection.dispatcher import subscribers_of
     from odoo.addons.bus_alt_connection.listener import Listener
-    one = Listener(Subscribers())
+    # a bus with one channel in one database, to which nobody is subscribed any more
+    one = Listener(subscribers_of(types.SimpleNamespace(_channels_to_ws={(DATABASE, "nobody"): set()})))
     one.listen("imbus")
     one.begin()
     return lambda: one.state.phase == state.LISTENING
-
-
-class Subscribers:
-    """A bus with one client in one database, as the addon's `dispatcher.Subscribers`; it lacks nothing."""
-
-    name, table = "bus", "bus_bus"
-
-    @staticmethod
-    def notify_function():
-        return "pg_notify"
-
-    @staticmethod
-    def accept(arrived):
-        """It concerns nobody here."""
-        from odoo.addons.bus_alt_connection import payloads
-        return payloads.accept(arrived, {}, True)
-
-    @staticmethod
-    def databases():
-        return [DATABASE]
-
-    @staticmethod
-    def lacking(database, rows, at_once, deliver):
-        return []
-
-    @staticmethod
-    def wakeups():
-        return []
 
 
 def counted(connect):

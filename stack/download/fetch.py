@@ -16,9 +16,8 @@ import time
 import traceback
 
 from ..base import INTERRUPTS, StackError, Unavailable, interrupt_once, say
-from ..clients.browser import chromium
 from .cache import Cache, Missing
-from .programs import haproxy, patroni, programs, prometheus
+from .programs import chromium, haproxy, patroni, programs, prometheus
 from .python import GROUPS, QUEUE_JOB, packages, published, queue_job
 from .source import PACKAGES, find_odoo
 

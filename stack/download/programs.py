@@ -1,5 +1,5 @@
-"""PostgreSQL, PgBouncer, HAProxy, Patroni and etcd: this machine's, or else Debian's packages, unpacked into the cache.
-Prometheus: always the latter.
+"""PostgreSQL, PgBouncer, HAProxy, Chromium: this machine's, or else Debian's packages, unpacked into the cache.
+Patroni with etcd, Prometheus: always the latter.
 
 Contract: what is returned is paths and the environment that the programs need. Nothing is installed, no root is needed.
 BUS_ALT_PROGRAMS=download has nothing of this machine used.
@@ -14,6 +14,8 @@ from pathlib import Path
 from ..base import StackError, Unavailable
 from .apt import Apt, library_path, need_debian, package_lists, unpack
 
+# one font, so that a page looks the same on every machine that has none of its own
+FONTS = "<fontconfig><dir>{root}/usr/share/fonts</dir><cachedir>{root}/fonts-cache</cachedir></fontconfig>\n"
 SBIN = ":/usr/sbin:/usr/local/sbin"
 
 
@@ -122,3 +124,26 @@ def prometheus(cache):
     root = cache.made("prometheus", make, lambda: package_lists(cache))
     return ([root / "usr/bin/prometheus", f"--web.local-assets={root}/usr/share/prometheus/web"],
             root / "usr/lib/python3/dist-packages")
+
+
+def chromium(cache):
+    """What Playwright's `launch` takes: {"executable_path": ..., "env": ...}"""
+    found = None if forced() else shutil.which("chromium")
+    if found:
+        return {"executable_path": found, "env": dict(os.environ)}
+
+    def make(folder, work, lists):
+        apt = Apt(lists, work)
+        debs = apt.install("chromium", ["chromium"], "--reinstall")
+        debs += apt.download("its font", ["fonts-roboto-unhinted"])
+        unpack("chromium", debs, folder)
+        (folder / "fonts.conf").write_text(FONTS.format(root=cache.folder / "chromium"))
+
+    need_debian("no browser", Unavailable)
+    try:
+        root = cache.made("chromium", make, lambda: package_lists(cache))
+    except StackError as exc:
+        raise Unavailable(f"no browser: install Chromium (Debian's package chromium) on the PATH ({exc})") from exc
+    env = {**os.environ, "LD_LIBRARY_PATH": library_path(root), "FONTCONFIG_FILE": str(root / "fonts.conf")}
+    # the script in usr/bin runs what a machine has installed
+    return {"executable_path": root / "usr/lib/chromium/chromium", "env": env}
