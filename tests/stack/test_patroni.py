@@ -13,7 +13,7 @@ from stack.machine import Unavailable
 from stack.servers.patroni import Cluster
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_primary_that_moves(stack, facts):
     if facts.client != "WebSocket":
         pytest.skip(f"the bench's clients are websockets, which {facts} has not")
