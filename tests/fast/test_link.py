@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bus_alt_connection import endpoints
+from bus_alt_connection import endpoints, pooled
 from bus_alt_connection.errors import ConnectionLost, TimedOut
-from bus_alt_connection.link import Link, open_first
+from bus_alt_connection.link import Link
 
 TIMEOUT = 1.0       # seconds
 
@@ -53,10 +53,47 @@ def test_a_server_that_says_nothing_is_given_up(mute):
     assert TIMEOUT <= seconds < 2 * TIMEOUT
 
 
-def test_the_time_limit_holds_for_all_addresses_together(mute):
-    error, seconds = fails(open_first, mute, TIMEOUT)
-    assert "no answer in time" in error.reason
+@pytest.fixture
+def path(monkeypatch):
+    """`path(endpoints)`: the pooled path of an Odoo whose address leads to these."""
+    def path(targets):
+        monkeypatch.setattr(endpoints, "resolve", lambda info: list(targets))
+        return pooled.PooledPath(20 * TIMEOUT)
+    return path
+
+
+def query(path, seconds=TIMEOUT):
+    return path.query("demo", "SELECT 1", seconds=seconds)
+
+
+def test_the_time_limit_holds_for_all_addresses_together(full, path):
+    error, seconds = fails(query, path([full] * 3))
+    assert "the host does not answer" in error.reason
     assert TIMEOUT <= seconds < 2 * TIMEOUT
+
+
+def test_an_address_that_cannot_even_be_tried_keeps_no_other_from_it(mute, path):
+    error, _ = fails(query, path([{"host": "/nowhere"}, mute[0]]))
+    assert "no answer in time" in error.reason
+
+
+def test_a_login_that_the_server_does_not_finish_is_not_made_twice(mute, path):
+    """It would wait there beside the first."""
+    one = path([mute[0]])
+    for _ in range(3):
+        fails(query, one, TIMEOUT / 5)
+    link, = one._started.values()
+    with socket.socket(fileno=link._connection.fileno()) as client:
+        port = client.getsockname()[1]
+        client.detach()
+    assert not one.connections and connections(mute[0]["port"]) == [port]
+    one.close()
+
+
+def connections(port):
+    """The ports of those that are connected to it, as the kernel has them."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [int(row[1].split(":")[1], 16) for row in rows if int(row[2].split(":")[1], 16) == port and row[3] == "01"]
 
 
 def test_a_host_that_answers_nothing_is_given_up_sooner(full):
@@ -66,9 +103,9 @@ def test_a_host_that_answers_nothing_is_given_up_sooner(full):
 
 
 def test_who_waits_can_be_interrupted(mute):
-    link = Link(mute[0], 20 * TIMEOUT)
+    link = Link(mute[0], TIMEOUT)
     threading.Timer(0.1, link.interrupt).start()
-    error, seconds = fails(link.connect)
+    error, seconds = fails(link.connect, 20 * TIMEOUT)
     assert seconds < TIMEOUT and error.broken
     link.close()
     link.interrupt()        # of a closed one it does nothing

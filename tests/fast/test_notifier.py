@@ -1,261 +1,272 @@
-"""The sending half without a server: what counts as a NOTIFY, who sends one, and what waits in which order.
-
-The statements are those of Odoo's own source, series by series.
-"""
-import itertools
-import time
-
-import psycopg2
+"""The sending half without a server: what is queued in which order, and what a caller gets to see."""
 import pytest
-from psycopg2 import sql
 
-from bus_alt_connection import errors, notifier
-from bus_alt_connection.notifier import Notification, Outbox, parse, sends, statement
-
-BUS, CRON = ("pg_notify", "imbus"), ("pg_notify", "cron_trigger")
+from bus_alt_connection import endpoints, notifier, pooled, runtime
+from bus_alt_connection.errors import ConnectionLost, TimedOut
+from bus_alt_connection.notifier import Notifier
 
 
-class SQL:
-    """Odoo's object of this name, series 17 on, as far as a cursor reads it."""
-
-    def __init__(self, code, *params):
-        self.code, self.params = code, list(params)
+class Refused(Exception):
+    pgcode = "22023"        # payload string too long
 
 
-@pytest.mark.parametrize("query, params, function, channel", [
-    # 12 to 15
-    ("notify imbus, %s", ('[["a"]]',), *BUS),
-    ("NOTIFY cron_trigger, %s", ["demo"], *CRON),
-    # 15 to 17
-    (sql.SQL("SELECT {}('imbus', %s)").format(sql.Identifier("pg_notify")), ("[]",), '"pg_notify"', "imbus"),
-    (sql.SQL("SELECT {}('cron_trigger', %s)").format(sql.Identifier("pg_notify")), ["d"],
-     '"pg_notify"', "cron_trigger"),
-    (sql.SQL("SELECT {}('imbus', %s)").format(sql.Identifier('od"d')), ("[]",), '"od""d"', "imbus"),
-    # 17 on
-    (SQL("SELECT \"pg_notify\"('imbus', %s)", "[]"), None, '"pg_notify"', "imbus"),
-    (SQL("SELECT \"my_notify\"('cron_trigger', %s)", "demo"), None, '"my_notify"', "cron_trigger"),
-    # as people write it
-    ("  select pg_notify( 'imbus' , %s ) ; ", ("[]",), *BUS),
-    ("Notify IMBUS, %s;", ("[]",), *BUS),
-])
-def test_what_odoo_sends_is_a_notify(query, params, function, channel):
-    payload = (params or query.params)[0]
-    assert parse(query, params) == Notification(function, channel, payload)
+class Server:
+    """What a link leads to: `sent` are the payloads that left, `away` and `hangs` what becomes of the others."""
+
+    def __init__(self):
+        self.sent, self.away, self.hangs, self.refuses = [], False, False, set()
+        self.links, self.opened = [], 0
+        self.before = lambda payload: None
+
+    @property
+    def closed(self):
+        """How many of those that were open were closed."""
+        return sum(link.closed for link in self.links) - (len(self.links) - self.opened)
+
+    def link(self, info, timeout):
+        self.links.append(Link(self))
+        return self.links[-1]
 
 
-@pytest.mark.parametrize("query, params", [
-    ("SELECT 1", None),
-    ("listen imbus", None),
-    ("NOTIFY imbus", None),
-    ("NOTIFY imbus, '[]'", None),
-    ("NOTIFY other, %s", ("x",)),
-    ('NOTIFY "IMBUS", %s', ("x",)),
-    ("SELECT pg_notify('IMBUS', %s)", ("x",)),      # another channel: in quotes the case counts
-    ("SELECT pg_notify('imbus', %s), 1", ("x",)),
-    ("SELECT pg_notify('imbus', %s); DROP TABLE bus_bus", ("x",)),
-    ("SELECT pg_notify('imbus', %(payload)s)", {"payload": "x"}),
-    ("notify imbus, %s", None),
-    ("notify imbus, %s", ("x", "y")),
-    ("notify imbus, %s", (5,)),
-    (b"notify imbus, %s", ("x",)),
-    (sql.Literal("notify imbus, %s"), ("x",)),
-    (sql.SQL("SELECT pg_notify({}, %s)").format(sql.Literal("imbus")), ("x",)),
-    (SQL("SELECT 1"), None),
-    (None, None),
-])
-def test_nothing_else_is(query, params):
-    assert parse(query, params) is None
+class Link:
+    usable, answered = True, False
 
+    def __init__(self, server):
+        self.server, self.broken = server, False
 
-def of_14(cr, channels):
-    cr.execute("notify imbus, %s", (channels,))
+    def connect(self, timeout, host_timeout):
+        assert 0 < timeout <= 5
+        if self.server.away:
+            raise ConnectionLost("Connection refused")
+        self.server.opened += 1
 
-
-def of_16(cr, function, channels):
-    if function:
-        query = sql.SQL("SELECT {}('imbus', %s)").format(sql.Identifier(function))
-    else:
-        query = "NOTIFY imbus, %s"
-    cr.execute(query, (channels,))
-
-
-def of_19(cr, function, payloads):
-    for payload in payloads:
-        cr.execute(SQL("SELECT %s('imbus', %s)", function, payload))
-
-
-def of_cron_15(cr):
-    cr.execute("NOTIFY cron_trigger, %s", [cr.dbname])
-
-
-def of_cron_19(cr, function):
-    cr.execute(SQL("SELECT %s('cron_trigger', %s)", function, cr.dbname))
-
-
-def test_who_sends_is_known_by_its_code():
-    def outer():
-        def inner(cr):
-            cr.execute("notify imbus, %s", ("x",))
-        return inner
-    for function in (of_14, of_16, of_19, of_cron_15, of_cron_19, outer()):
-        assert sends(function.__code__), function
-    assert not sends(outer.__code__), "the one who asks for the cursor is meant, not who defines it"
-
-
-def listing(cr):
-    try:
-        cr.execute("select datname from pg_database where datname not in %s order by datname", (("postgres",),))
-        return [name for name, in cr.fetchall()]
-    except Exception:
-        return []
-
-
-def listening(cr):
-    cr.execute("listen imbus")
-    cr.execute("LISTEN cron_trigger")
-
-
-@pytest.mark.parametrize("function", [listing, listening])
-def test_nobody_else_does(function):
-    assert not sends(function.__code__)
-
-
-def test_several_leave_in_one_statement():
-    odd = Notification('"od""d%"', "imbus", "[]")
-    text, parameters = statement([Notification(*BUS, "[1]"), odd])
-    assert text == 'SELECT pg_notify(%s, %s), "od""d%%"(%s, %s)'
-    assert parameters == ["imbus", "[1]", "imbus", "[]"]
-
-
-class Refused(psycopg2.Error):
-    """psycopg2 lets nobody set `pgcode`; the real one is in tests/stack/test_notifier.py."""
-
-    def __init__(self, state):
-        super().__init__(state)
-        self.state = state
-
-    pgcode = property(lambda self: self.state)
-
-
-@pytest.mark.parametrize("state, refused", [
-    ("22023", True),    # payload string too long
-    ("42883", True),    # no such function
-    ("P0001", True),    # raised by the function
-    ("08P01", False),   # PgBouncer
-    ("57P01", False),   # terminated by an administrator
-    ("25006", False),   # a standby
-    ("53300", False),   # too many connections
-    ("54000", False),   # too many notifications in the queue
-    ("57014", False),   # a timeout
-    (None, False),
-])
-def test_what_the_server_refuses_for_ever(state, refused):
-    assert notifier.is_refusal(Refused(state)) is refused
-
-
-@pytest.mark.parametrize("error", [None, ValueError("22023"), errors.ConnectionLost("payload string too long")])
-def test_what_is_no_refusal(error):
-    assert not notifier.is_refusal(error)
-
-
-# -- what waits --------------------------------------------------------------------------------------------------------
-
-def notifications(*payloads):
-    return [Notification(*BUS, payload) for payload in payloads]
-
-
-def all_of(outbox):
-    found = []
-    while outbox:
-        found.append(outbox.take().payload)
-        outbox.remove()
-    return found
-
-
-def test_they_leave_in_their_order():
-    outbox = Outbox(10)
-    for each in notifications("1", "2", "3"):
-        assert outbox.add(each) == 0
-    assert len(outbox) == 3 and all_of(outbox) == ["1", "2", "3"]
-    assert not outbox and outbox.take() is None
-
-
-def test_equal_ones_are_one():
-    outbox = Outbox(10)
-    for each in notifications("1", "2", "1", "2", "2"):
-        assert outbox.add(each) == 0
-    outbox.add(Notification(*CRON, "1"))    # another channel
-    assert all_of(outbox) == ["1", "2", "1"]
-
-
-def test_one_that_cannot_leave_stays_the_first():
-    outbox = Outbox(10)
-    for each in notifications("1", "2"):
-        outbox.add(each)
-    for _ in range(3):
-        assert outbox.take().payload == "1"
-        assert len(outbox) == 2, "it waits while it is tried"
-        outbox.put_back()
-    assert all_of(outbox) == ["1", "2"]
-
-
-def test_one_that_is_on_its_way_is_not_equal():
-    """It may arrive before the rows of the second are committed: then nobody would tell of them."""
-    outbox = Outbox(10)
-    first, = notifications("1")
-    outbox.add(first)
-    assert outbox.take() == first
-    outbox.add(first)
-    outbox.remove()
-    assert all_of(outbox) == ["1"]
-    outbox.add(first)
-    assert outbox.take() == first
-    outbox.add(first)
-    outbox.put_back()
-    assert all_of(outbox) == ["1"], "neither has left: one is enough"
-
-
-def test_the_oldest_is_dropped_when_too_many_wait():
-    outbox = Outbox(3)
-    dropped = sum(map(outbox.add, notifications(*"12345")))
-    assert dropped == 2 and len(outbox) == 3
-    assert outbox.add(*notifications("5")) == 0, "an equal one takes no place"
-    assert all_of(outbox) == ["3", "4", "5"]
-
-
-def test_it_is_bounded_while_one_is_tried():
-    outbox = Outbox(3)
-    for each in itertools.islice(notifications(*"123456789"), 3):
-        outbox.add(each)
-    outbox.take()
-    for each in notifications(*"456789"):
-        outbox.add(each)
-    outbox.put_back()
-    assert len(outbox) <= 4
-
-
-# -- the end of the process --------------------------------------------------------------------------------------------
-
-class SlowConnection:
-    """Each statement takes a little, less than what is left to the last one."""
-
-    def receive(self):
-        pass
-
-    def query(self, *args, timeout):
-        time.sleep(0.05)
+    def query(self, sql, parameters, timeout, server_limit):
+        assert 0 < server_limit < timeout <= 5
+        payload, = parameters
+        self.server.before(payload)
+        if self.server.hangs:
+            self.usable = False
+            raise TimedOut("no answer in time (timeout)")
+        if self.server.away or self.broken:
+            self.usable = False
+            raise ConnectionLost("server closed the connection unexpectedly")
+        if payload in self.server.refuses:
+            raise ConnectionLost("payload string too long") from Refused()
+        self.server.sent.append(payload)
 
     def close(self):
-        pass
+        self.closed, self.usable = True, False
+
+    closed = False
 
 
-def test_the_end_of_the_process_is_not_held_up(monkeypatch):
-    ours = notifier.Notifier(lambda timeout, host_timeout: SlowConnection(), 5.0, 1.0)
-    monkeypatch.setattr(ours, "EXIT_SECONDS", 0.2)
-    monkeypatch.setattr(ours, "_closed_by_worker", True)    # no thread
-    for each in notifications(*map(str, range(40))):
-        ours._outbox.add(each)
-    before = time.monotonic()
-    ours.process_ends()
-    assert time.monotonic() - before < 1.0, "40 of them take 2 s"
-    assert 0 < ours.sent < 40 and ours.snapshot()["waiting"] == 40 - ours.sent
+def statements(*payloads):
+    return [("NOTIFY imbus, %s", (payload,)) for payload in payloads]
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Server()
+    monkeypatch.setattr(pooled, "Link", server.link)
+    monkeypatch.setattr(endpoints, "resolve", lambda info: [info])
+    return server
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """What would be threads, to be run by the test."""
+    threads = []
+    monkeypatch.setattr(runtime, "start_thread", lambda target, name: threads.append(target))
+    return threads
+
+
+@pytest.fixture
+def ours(server, threads, clock):
+    return Notifier(5.0)
+
+
+def queued(ours):
+    return [parameters[0] for _, parameters in ours.queue.values()]
+
+
+def retry(server, threads):
+    """The server is back: the thread sends what is queued, and ends."""
+    server.away = server.hangs = False
+    thread, = threads
+    del threads[:]
+    thread()
+
+
+def test_one_connection_is_kept(ours, server, threads, clock):
+    for payload in "123":
+        ours.send(statements(payload))
+    assert server.sent == list("123") and (server.opened, ours.path.connections, ours.sent) == (1, 1, 3)
+    assert not threads
+    ours.close_idle(Notifier.IDLE_SECONDS - 1)
+    assert not server.closed
+    clock.now += Notifier.IDLE_SECONDS
+    ours.close_idle()
+    assert server.closed == 1
+    ours.send(statements("4"))
+    assert server.opened == 2
+
+
+def test_a_kept_connection_that_is_gone_is_made_anew(ours, server):
+    ours.send(statements("1"))
+    server.links[0].broken = True
+    ours.send(statements("2"))
+    assert server.sent == ["1", "2"] and (server.opened, server.closed) == (2, 1)
+
+
+def test_what_cannot_leave_is_queued_in_its_order(ours, server, threads):
+    server.away = True
+    ours.send(statements("1", "2"))     # no error of the caller's
+    server.away = False
+    ours.send(statements("3"))          # not before those that wait
+    assert queued(ours) == ["1", "2", "3"] and not server.sent and len(threads) == 1
+    retry(server, threads)
+    assert server.sent == ["1", "2", "3"] and not ours.queue
+    ours.send(statements("4"))
+    assert server.sent[-1] == "4"
+
+
+def test_equal_ones_are_one(ours, server):
+    server.away = True
+    for payload in "12122":
+        ours.send(statements(payload))
+    ours.send([("NOTIFY cron_trigger, %s", ("1",))])    # another channel
+    assert queued(ours) == ["1", "2", "1"]
+
+
+def test_one_that_cannot_leave_stays_the_first(ours, server, threads, clock):
+    server.away = True
+    ours.send(statements("1", "2"))
+    seen = []
+
+    def sleep(seconds):
+        seen.append((seconds, queued(ours)))
+        if len(seen) == 20:
+            server.away = False
+    runtime.sleep = sleep       # the fixture puts it back
+    threads.pop()()
+    assert {tuple(waiting) for _, waiting in seen} == {("1", "2")}
+    assert min(seconds for seconds, _ in seen) > 0 and server.sent == ["1", "2"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_one_that_is_on_its_way_is_not_equal(ours, server, threads, fails):
+    """It may arrive before the rows of the second are committed: then nobody would tell of them."""
+    server.away = True
+    ours.send(statements("1"))
+
+    def before(payload):
+        server.before = lambda payload: None
+        ours.send(statements("1"))
+        server.away = fails
+    server.before = before
+    runtime.sleep = lambda seconds: setattr(server, "away", False)
+    retry(server, threads)
+    assert server.sent == (["1"] if fails else ["1", "1"])      # neither has left: one is enough
+
+
+def test_the_oldest_are_dropped_when_too_many_wait(ours, server, threads, monkeypatch):
+    monkeypatch.setattr(Notifier, "LIMIT", 3)
+    server.away = True
+    ours.send(statements(*"12345"))
+    assert queued(ours) == ["3", "4", "5"] and ours.dropped == 2
+    ours.send(statements("5"))      # an equal one takes no place
+    assert queued(ours) == ["3", "4", "5"]
+
+    def before(payload):        # more come while one is sent
+        server.before = lambda payload: None
+        ours.send(statements(*"6789"))
+    server.before = before
+    retry(server, threads)
+    assert server.sent == ["3", "7", "8", "9"]
+
+
+def test_a_refusal_is_the_callers_and_the_others_leave(ours, server, threads):
+    server.refuses = {"2"}
+    with pytest.raises(Refused):
+        ours.send(statements("1", "2", "3"))
+    assert server.sent == ["1", "3"] and not ours.queue and not threads
+
+
+def test_a_refusal_of_a_queued_one_keeps_none_behind_it(ours, server, threads):
+    server.away = True
+    ours.send(statements("1", "2", "3"))
+    server.refuses = {"2"}
+    retry(server, threads)
+    assert server.sent == ["1", "3"] and ours.dropped == 1
+
+
+def test_parameters_that_do_not_fit_are_the_callers(ours, server):
+    with pytest.raises(ValueError):
+        ours.send([("NOTIFY imbus, %s", ())])
+    assert not ours.queue
+
+
+def test_what_was_not_answered_is_not_sent_twice_at_once(ours, server, threads):
+    server.hangs = True
+    ours.send(statements("1"))
+    assert queued(ours) == ["1"] and (server.opened, server.closed) == (1, 1)
+    retry(server, threads)
+    assert server.sent == ["1"]
+
+
+class Killed(BaseException):
+    """As gevent ends a greenlet."""
+
+
+def test_who_is_ended_meanwhile_has_it_queued(ours, server, threads):
+    ours.send(statements("1"))
+    link = server.links[0]
+
+    def end(payload):
+        link.usable = False     # the answer is on its way
+        raise Killed()
+    server.before = end
+    with pytest.raises(Killed):
+        ours.send(statements("2", "3"))
+    assert queued(ours) == ["2", "3"] and server.closed == 1
+    server.before = lambda payload: None
+    retry(server, threads)
+    assert server.sent == ["1", "2", "3"]
+
+
+def test_a_system_without_threads(ours, server, monkeypatch):
+    def full(target, name):
+        raise RuntimeError("can't start new thread")
+    monkeypatch.setattr(runtime, "start_thread", full)
+    server.away = True
+    ours.send(statements("1"))
+    server.away, started = False, []
+    monkeypatch.setattr(runtime, "start_thread", lambda target, name: started.append(target))
+    ours.send(statements("2"))
+    retry(server, started)
+    assert server.sent == ["1", "2"]
+
+
+def test_a_forked_child_has_one_of_its_own(ours, server, monkeypatch):
+    monkeypatch.setattr(notifier.Settings, "from_odoo", classmethod(lambda cls: cls({})))
+    monkeypatch.setattr(notifier, "_notifiers", {})
+    parent = notifier.get_notifier()
+    assert notifier.get_notifier() is parent
+    parent.send(statements("1"))
+    monkeypatch.setattr(notifier.os, "getpid", lambda: -1)
+    child = notifier.get_notifier()
+    assert child is not parent and notifier.get_notifier() is child
+    child.send(statements("2"))
+    assert (server.sent, server.opened, server.closed) == (["1", "2"], 2, 0)
+
+
+@pytest.mark.parametrize("kind, beat, seconds", [("Worker", 4, 4), ("WorkerCron", 4, notifier.CRON_SECONDS)])
+def test_a_worker_closes_what_would_be_idle_when_it_wakes(monkeypatch, kind, beat, seconds):
+    asked = []
+    monkeypatch.setattr(notifier, "close_idle", asked.append)
+    (owner, name, replacement), = notifier.patches()
+    monkeypatch.setattr(owner, name, replacement)
+    worker = getattr(notifier.odoo.service.server, kind)()
+    worker.multi = type("Multi", (), {"beat": beat})
+    worker.check_limits()
+    assert asked == [seconds]

@@ -1,384 +1,336 @@
-"""The rows of `bus_bus` that were not seen yet: each is returned once, after its transaction has committed.
+"""The looks at the table: idempotent, so that nothing that fails half-way can be lost; one database after the other.
 
-A stand-in for the table and for the server's transactions answers the window's query, as PostgreSQL would at that
-moment; that the query itself is right SQL is seen on a real server, wherever a row is found by a look.
+A stand-in for the pooled path answers in PostgreSQL's place; that the query is right SQL is seen on a real server,
+wherever a row is found by a look.
 """
-import itertools
-import pickle
+import logging
+import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
-from bus_alt_connection.window import Window
 
-from bus_alt_connection import window
+from bus_alt_connection import dispatcher, endpoints, recovery, runtime, state
+from bus_alt_connection.errors import ConnectionLost
+from bus_alt_connection.recovery import Recovery
 
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch):
-    """A clock that stands until it is set: `clock.now += 5`."""
-    class Clock:
-        now = 1000.0
-
-        def monotonic(self):
-            return self.now
-    monkeypatch.setattr(window, "time", Clock())
-    return window.time
+POLL = 5.0      # seconds
+TOPICS, WEBSOCKETS, LONG_POLLS = dispatcher.SERIES      # from 20 on, from 16 on, before
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Limits that a test reaches with few rows."""
-    monkeypatch.setattr(Window, "LIMIT", 20)
+class Client:
+    """Of any series: it has received all up to `last`, and `history`."""
+
+    def __init__(self, name, last, *history):
+        self.name, self.woken = name, []
+        self._last_notif_sent_id = self._last_fetched_id = last
+        self._notif_history = self._history = [(number, 0.0) for number in history]
+
+    def trigger_notification_dispatching(self):
+        self.woken.append(self.name)
+
+    set = trigger_notification_dispatching
 
 
-class Transaction:
-    def __init__(self, table):
-        self.table, self.rows = table, []
-        self.number = next(table.numbers)
+class Path:
+    """In the place of the pooled path: `rows` are [(channel, ids)], `away` what raises, `gone` what there is not."""
 
-    def insert(self, age=0.0):
-        """A row, with an id that it has at once and a time like that of `now()`: its id."""
-        self.rows.append((next(self.table.ids), self.table.clock.now - age))
-        return self.rows[-1][0]
+    def __init__(self):
+        self.rows, self.away, self.gone, self.asked = {}, {}, set(), []
+        self.standby = self.more = False
+        self.closed = 0
 
-    def commit(self):
-        self.table.rows += self.rows
-        self.table.open.remove(self)
+    def query(self, database, sql, parameters=None):
+        if sql == recovery.EXISTS:
+            return [] if parameters[0] in self.gone else [(1,)]
+        self.asked.append((database, parameters["seconds"], parameters["settled"]))
+        if self.away.get(database) or database in self.gone:
+            raise ConnectionLost("Connection refused", database)
+        rows = [(channel, ids, None, None) for channel, ids in self.rows.get(database, [])]
+        return [*rows, (None, None, self.standby, self.more)]
+
+    def give_up_standby(self):
+        self.close()
+        return ConnectionLost("Odoo's own db_host leads to a standby")
+
+    def close(self):
+        self.closed += 1
 
 
-class Table:
-    """`bus_bus`: what a look finds in it."""
+class Listener:
+    """As much of one as the recovery reads."""
 
-    def __init__(self, clock):
-        self.clock = clock
-        self.ids, self.numbers = itertools.count(1), itertools.count(100)
-        self.rows, self.open = [], []
-        self.window = Window("bus_bus")
+    def __init__(self, subscribers):
+        self.subscribers, self.delivered, self.defects, self.checks = subscribers, [], [], []
+        self.settings = SimpleNamespace(poll_seconds=POLL, connect_timeout_seconds=5.0)
+        self.loop_connection = SimpleNamespace(deliver=lambda *given: self.delivered.append(given))
+        self.state, self.session = state.initial(), None
+        self.changed, self.stopping = threading.Event(), threading.Event()
 
-    def begin(self):
-        self.open.append(Transaction(self))
-        return self.open[-1]
+    def enter(self, phase):
+        self.session = None if phase == state.CONNECTING else self.session or object()
+        self.state = state.successor(self.state, phase)
 
-    def insert(self, age=0.0):
-        transaction = self.begin()
-        number = transaction.insert(age)
-        transaction.commit()
-        return number
+    def report_defect(self):
+        self.defects.append(sys.exc_info()[1])
 
-    def answer(self, seconds=60.0):
-        """What PostgreSQL answers to the window's query: the snapshot, then the rows."""
-        sql, parameters = self.window.query(seconds)
-        first = "id >= (SELECT" in sql
-        assert parameters == ((seconds,) if first else ())
-        floor = max((number for number, _ in self.rows), default=0) - Window.LIMIT // 2 if first else self.floor
-        limit = int(sql.split("LIMIT ")[1])
-        assert limit == Window.LIMIT + 2
-        xmax = next(self.numbers)       # a number is lost with each look, which changes nothing
-        xmin = min((transaction.number for transaction in self.open), default=xmax)
-        rows = sorted((row for row in self.rows if row[0] >= floor), reverse=True)[:limit]
-        return [(number, f'["demo",{number}]', not first or at > self.clock.now - seconds, xmin, xmax)
-                for number, at in rows]
-
-    def look(self, seconds=60.0):
-        """The ids that a look returns, or None."""
-        return self.take(self.window.highest, self.answer(seconds))
-
-    def take(self, known, answer):
-        """What the window makes of an answer."""
-        found = self.window.update(answer, known)
-        assert found is None or all(channel == f'["demo",{number}]' for number, channel in found)
-        return None if found is None else [number for number, _ in found]
-
-    @property
-    def floor(self):
-        """What the next look asks from, as it stands in its query; None for the first look."""
-        sql = self.window.query(60.0)[0]
-        return None if "id >= (SELECT" in sql else int(sql.split("id >= ")[1].split(" ")[0])
+    def check_path(self, path):
+        self.checks.append(runtime.monotonic())
 
 
 @pytest.fixture
-def table(clock):
-    return Table(clock)
+def look(clock, monkeypatch):
+    """`look(channels, kind)`: the recovery of a listener with these subscribers, with `.listener` and `.path`."""
+    monkeypatch.setattr(endpoints, "loaded_databases", lambda: ["demo"])
+
+    def make(channels, kind=WEBSOCKETS):
+        listener = Listener(dispatcher.Subscribers(SimpleNamespace(**{kind.subscribers: channels}), kind))
+        made = Recovery(listener)
+        made.listener, made.path = listener, Path()
+        made._path = made.path
+        return made
+    return make
 
 
-# -- the first look ----------------------------------------------------------------------------------------------------
-
-def test_the_first_look_at_an_empty_table(table):
-    assert table.look() == []
-    table.insert()
-    assert table.look() == [1]
-
-
-def test_the_first_look_returns_what_is_recent(table):
-    table.insert(age=120)
-    table.insert(age=59)
-    table.insert(age=1)
-    assert table.look() == [2, 3]
-    assert table.look() == []
+def run(looks, clock, seconds):
+    """Make the looks that become due within so many seconds."""
+    end = clock.now + seconds
+    while True:
+        pause = looks.step()
+        if clock.now + pause > end:
+            clock.now = max(clock.now, end)
+            return
+        clock.now += pause
 
 
-def test_how_far_the_first_look_goes_back(table):
-    table.insert(age=120)
-    table.insert(age=59)
-    assert table.look(seconds=300.0) == [1, 2]
+def each(*clients):
+    return {("demo", client.name): {client} for client in clients}
 
 
-def test_later_looks_return_rows_whatever_their_time_says(table):
-    """A row is as old as its transaction; one that took an hour is new when it commits."""
-    assert table.look() == []
-    table.insert(age=3600)
-    assert table.look() == [1]
+def text(name, database="demo"):
+    return f'["{database}", "{name}"]'
 
 
-def test_an_old_table_is_not_read_from_its_begin(table, clock):
-    for _ in range(100):
-        table.insert(age=120)
-    assert len(table.answer()) == Window.LIMIT // 2 + 1
-    assert table.look() == []
-    table.insert()
-    assert table.look() == [101]
+# -- idempotent --------------------------------------------------------------------------------------------------------
+
+class Killed(BaseException):
+    """As gevent ends a greenlet."""
 
 
-# -- each row once -----------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("later_first", [False, True])
-def test_two_looks_that_overlap(table, later_first):
-    table.insert()
-    table.look()
-    asked = [(table.window.highest, table.answer())]
-    table.insert()
-    asked.append((table.window.highest, table.answer()))
-    assert [table.take(*each) for each in (asked[::-1] if later_first else asked)] == (
-        [[2], []] if later_first else [[], [2]])
-    table.insert()
-    assert table.look() == [3]
-
-
-def test_a_row_is_returned_once_by_its_id(table, clock):
-    table.look()
-    for _ in range(30):
-        expected = [table.insert(), table.insert()]
-        assert table.look() == expected
-        assert table.look() == []
-        clock.now += 5
+def raising_at(number, error):
+    """A trace function that raises at the line of this number that a look runs; `.lines` counts them."""
+    def trace(frame, event, arg):
+        if frame.f_code.co_filename not in (recovery.__file__, dispatcher.__file__):
+            return None
+        if event == "line":
+            trace.lines += 1
+            if trace.lines == number:
+                raise error
+        return trace
+    trace.lines = 0
+    return trace
 
 
-def test_rows_of_open_transactions_are_not_there_yet(table):
-    table.look()
-    transaction = table.begin()
-    transaction.insert()
-    assert table.look() == []
-    transaction.commit()
-    assert table.look() == [1]
+def traced(looks, number, error=None):
+    """Make a step that raises at a line: the number of lines that were run."""
+    trace, before = raising_at(number, error), sys.gettrace()
+    sys.settrace(trace)
+    try:
+        looks.step()
+    except (Killed, RuntimeError) as exc:
+        assert exc is error
+    finally:
+        sys.settrace(before)
+    return trace.lines
 
 
-# -- commits out of order ----------------------------------------------------------------------------------------------
+def world(look, clock, kind, phase):
+    """A recovery with four clients, two of which lack a row (long polls know that themselves)."""
+    clients = [Client("has all", 9), Client("lacks some", 5, 9), Client("lacks one", 5, 7), Client("no row", 1)]
+    channels = {("demo", client.name): client if kind is TOPICS else {client} for client in clients}
+    looks = look(channels, kind)
+    looks.step()        # it has looked before, so that what it keeps is there
+    looks.path.rows["demo"] = [(text("has all"), [9, 8]), (text("lacks some"), [9, 6, 7]), ("no JSON", [1]),
+                               (text("lacks one"), [8]), (text("gone"), [8])]
+    clock.now += 1
+    if phase == state.LISTENING:
+        looks.listener.enter(state.VERIFYING)
+        looks.listener.enter(state.LISTENING)
 
-def test_a_lower_id_that_commits_later_is_returned(table, clock):
-    """Whenever its transaction ends, for as long as the server says that it is open."""
-    table.look()
-    slow = table.begin()
-    assert slow.insert() == 1
-    assert [table.insert() for _ in range(3)] == [2, 3, 4]
-    assert table.look() == [2, 3, 4]
-    for _ in range(50):
-        clock.now += 5
-        assert table.look() == []
-    slow.commit()
-    assert table.look() == [1]
-    assert table.look() == []
+    def woken():
+        """Who was woken since the last time, sorted."""
+        found = [payload for _, payload in looks.listener.delivered]
+        found += [name for client in clients for name in client.woken]
+        del looks.listener.delivered[:]
+        for client in clients:
+            del client.woken[:]
+        return sorted(found)
+    return looks, woken
 
 
-def test_a_lower_id_that_was_open_at_the_first_look(table, clock):
-    for _ in range(3):
-        table.insert()
-    slow = table.begin()
-    slow.insert()
-    table.insert()
-    assert table.look() == [1, 2, 3, 5]
+@pytest.mark.parametrize("phase", [state.CONNECTING, state.LISTENING])
+@pytest.mark.parametrize("kind", [TOPICS, WEBSOCKETS, LONG_POLLS], ids=["20", "16 to 19", "12 to 15"])
+@pytest.mark.parametrize("make_error", [RuntimeError, Killed])
+def test_whatever_line_of_a_look_raises_the_next_look_wakes_the_same(look, clock, kind, phase, make_error):
+    """What was woken has fetched nothing here, so the next look has to find all of it anew."""
+    looks, woken = world(look, clock, kind, phase)
+    clock.now += 30
+    lines, expected = traced(looks, 0), woken()
+    assert lines > 40 and len(expected) == (3 if kind is LONG_POLLS else 2)
+    for number in range(1, lines + 1):
+        looks, woken = world(look, clock, kind, phase)
+        clock.now += 30
+        assert traced(looks, number, make_error()) >= number
+        complete = woken() == expected or looks.listener.defects
+        clock.now += 30
+        run(looks, clock, 0)
+        if kind is LONG_POLLS and phase == state.LISTENING and complete:
+            continue    # it looks no more; if setting an event failed, that poll would ask again within 50 s
+        assert woken() == expected, f"after line {number} of {lines}"
+
+
+def test_a_look_goes_back_to_the_latest_one_that_was_complete(look, clock):
+    looks = look(each(Client("one", 0)))
+    run(looks, clock, 0)
+    looks.path.away["demo"] = True
+    run(looks, clock, 100)
+    looks.path.away["demo"] = False
+    del looks.path.asked[:]
+    run(looks, clock, Recovery.MOST_SECONDS)
+    (_, first, settled), (_, second, _), *_ = looks.path.asked
+    assert first >= 100 + Recovery.STRAGGLER_SECONDS and settled == 0
+    assert Recovery.STRAGGLER_SECONDS < second <= Recovery.STRAGGLER_SECONDS + POLL
+
+
+def test_one_that_cannot_be_woken_keeps_no_other_from_it(look, clock):
+    clients = [Client("broken", 0), Client("one", 0), Client("another", 0)]
+    clients[0].trigger_notification_dispatching = None
+    looks = look(each(*clients))
+    looks.path.rows["demo"] = [(text(client.name), [1]) for client in clients]
+    run(looks, clock, 0)
+    assert (clients[1].woken, clients[2].woken) == (["one"], ["another"])
+    assert [type(error) for error in looks.listener.defects] == [TypeError]
+
+
+def test_wake_ups_are_spread(look, clock):
+    clients = [Client(str(number), 0) for number in range(1000)]
+    looks = look(each(*clients))
+    looks.path.rows["demo"] = [(text(client.name), [1]) for client in clients]
+    looks.step()
+    assert all(client.woken for client in clients) and looks.woken == 1000
+    assert 1000 / sum(clock.slept) == pytest.approx(500, rel=0.05)
+
+
+@pytest.mark.parametrize("listening, woken", [(False, ["one", "another"]), (True, ["one"])])
+def test_more_rows_than_are_read(look, clock, listening, woken):
+    """Nobody knows which those are: all are woken, unless NOTIFYs of them have come."""
+    clients = [Client("one", 0), Client("another", 100)]
+    looks = look(each(*clients))
+    if listening:
+        looks.listener.enter(state.LISTENING)
+        run(looks, clock, 1)
+        clock.now += 30
+    looks.path.more, looks.path.rows["demo"] = True, [(text("one"), [1])]
+    looks.step()
+    assert [name for client in clients for name in client.woken] == woken
+
+
+# -- when --------------------------------------------------------------------------------------------------------------
+
+def test_while_it_is_not_listening_the_table_is_polled(look, clock):
+    looks = look(each(Client("one", 0)))
+    run(looks, clock, 100)
+    assert 20 <= len(looks.path.asked) <= 26
+
+
+@pytest.mark.parametrize("kind, looks_in_100_seconds", [(WEBSOCKETS, (5, 6)), (TOPICS, (5, 6)), (LONG_POLLS, (1, 1))])
+def test_while_it_is_listening_it_looks_seldom(look, clock, kind, looks_in_100_seconds):
+    """Up to 15 not at all: a long poll looks at the table itself. The row of a NOTIFY that may be on its way waits."""
+    looks = look(each(Client("one", 0)), kind)
+    run(looks, clock, 1)
+    del looks.path.asked[:]
+    looks.listener.enter(state.LISTENING)
+    run(looks, clock, 100)
+    least, most = looks_in_100_seconds
+    assert least <= len(looks.path.asked) <= most
+    assert [settled for *_, settled in looks.path.asked] == [0] + [Recovery.SETTLED_SECONDS] * (
+        len(looks.path.asked) - 1)
+    assert 4 <= len(looks.listener.checks) <= 5
+
+
+def test_listening_again_is_a_look_at_once_and_a_loss_soon(look, clock):
+    looks = look(each(Client("one", 0)))
+    looks.listener.enter(state.LISTENING)
+    run(looks, clock, 10)
+    for phase, soon in ((state.CONNECTING, 1.0), (state.VERIFYING, POLL), (state.LISTENING, 0)):
+        del looks.path.asked[:]
+        looks.listener.enter(phase)
+        run(looks, clock, soon)
+        assert len(looks.path.asked) == 1, phase
+
+
+def test_a_new_connection_may_be_to_another_server(look, clock):
+    looks = look(each(Client("one", 0)))
+    run(looks, clock, 1)
+    assert not looks.path.closed
+    looks.listener.enter(state.VERIFYING)
+    run(looks, clock, 1)
+    run(looks, clock, 1)
+    assert looks.path.closed == 1
+
+
+def test_nobody_is_here(look, clock):
+    looks = look({})
+    run(looks, clock, 100)
+    assert not looks.path.asked
+
+
+# -- databases that do not answer --------------------------------------------------------------------------------------
+
+def test_those_that_do_not_answer_come_after_the_others_and_less_often(look, clock, caplog):
+    names = ["away 1", "away 2", "live"]
+    looks = look({(name, "x"): {Client(name, 0)} for name in names})
+    looks.path.away = {"away 1": True, "away 2": True}
+    looks.path.rows["live"] = [(text("x", "live"), [1])]
+    with caplog.at_level(logging.WARNING):
+        run(looks, clock, 300)
+    asked = [database for database, *_ in looks.path.asked]
+    assert 55 <= asked.count("live") <= 80
+    for name in names[:2]:
+        assert 5 <= asked.count(name) <= 12
+    del looks.path.asked[:]
     clock.now += 100
-    assert table.look() == []
-    slow.commit()
-    assert table.look() == [4]
-
-
-def test_a_lower_id_than_all_that_the_first_look_saw(table, clock):
-    slow = table.begin()
-    assert slow.insert() == 1
-    assert table.insert() == 2
-    assert table.look() == [2]
-    clock.now += 100
-    assert table.look() == []
-    slow.commit()
-    assert table.look() == [1]
-
-
-def test_an_id_that_is_given_a_moment_before_its_transaction_has_a_number(table, clock):
-    """So a row may be below ids that are settled by number alone: they are not for some seconds."""
-    table.look()
-    late = next(table.ids)
-    table.insert()
-    assert table.look() == [2]
-    assert table.look() == []       # nobody is open, and the floor has to stay below
-    transaction = table.begin()
-    transaction.rows.append((late, clock.now))
-    transaction.commit()
-    assert table.look() == [1]
-
-
-def test_the_floor_is_raised_once_all_below_it_are_settled(table, clock):
-    table.look()
     for _ in range(3):
-        table.insert()
-    table.look()
-    assert table.floor < 1
-    clock.now += Window.OVERLAP_SECONDS - 1
-    table.look()
-    assert table.floor < 1
-    clock.now += 2
-    table.look()
-    assert table.floor == 3
+        looks.step()
+    assert [database for database, *_ in looks.path.asked][0] == "live"
+    lines = [record.getMessage() for record in caplog.records]
+    assert 4 <= len(lines) <= 6 and all("Connection refused" in line and "away" in line for line in lines)
 
 
-def test_the_floor_stays_while_an_older_transaction_is_open(table, clock):
-    table.look()
-    slow = table.begin()
-    table.insert()
-    table.look()
-    clock.now += Window.OVERLAP_SECONDS + 1
-    table.look()
-    assert table.floor == 0
-    slow.commit()
-    table.look()
-    assert table.floor == 1
+def test_one_that_answers_again_has_the_others_asked_at_once(look, clock):
+    looks = look({("one", "x"): {Client("one", 0)}, ("another", "x"): {Client("another", 0)}})
+    looks.path.away = {"one": True, "another": True}
+    run(looks, clock, 300)
+    del looks.path.away["one"], looks.path.away["another"], looks.path.asked[:]
+    run(looks, clock, Recovery.MOST_SECONDS)
+    first = looks.path.asked[0][0]
+    assert looks.path.asked[1][0] != first
 
 
-def test_a_transaction_that_began_later_holds_up_nothing(table, clock):
-    table.look()
-    table.insert()
-    table.look()
-    table.begin()       # an idle transaction, open for ever
-    clock.now += Window.OVERLAP_SECONDS + 1
-    table.look()
-    assert table.floor == 1
+def test_one_that_there_is_not_is_no_trouble(look, clock, caplog):
+    looks = look({("gone", "x"): {Client("gone", 0)}})
+    looks.path.gone = {"gone"}
+    run(looks, clock, 300)
+    assert not caplog.records and len(looks.path.asked) <= 6
 
 
-def test_a_transaction_that_lasts_too_long_is_not_waited_for(table, clock):
-    table.look()
-    table.begin()
-    table.insert()
-    table.look()
-    clock.now += Window.LONGEST_SECONDS - 1
-    table.look()
-    assert table.floor == 0
-    clock.now += 2
-    table.look()
-    assert table.floor == 1
-
-
-def test_what_is_kept_does_not_grow(table, clock):
-    table.look()
-    for _ in range(200):
-        table.insert()
-        assert table.look() is not None
-        clock.now += 5
-    assert len(table.answer()) <= 2 + Window.OVERLAP_SECONDS // 5 + 1
-    assert len(pickle.dumps(table.window)) < 500
-
-
-# -- too many ----------------------------------------------------------------------------------------------------------
-
-def test_too_many_to_be_told_apart(table):
-    table.look()
-    for _ in range(Window.LIMIT):
-        table.insert()
-    assert len(table.look()) == Window.LIMIT
-    table = Table(table.clock)
-    table.look()
-    for _ in range(Window.LIMIT + 1):
-        table.insert()
-    assert table.look() is None
-
-
-def test_after_too_many_it_goes_on(table, clock):
-    table.look()
-    for _ in range(3 * Window.LIMIT):
-        table.insert()
-    assert table.look() is None
-    expected = [table.insert(), table.insert()]
-    assert table.look() == expected
-    assert table.look() == []
-
-
-def test_a_busy_table_is_read_within_the_limit(table, clock):
-    """While an old transaction is open, rows that were seen do not fill the limit: new ones have room in it."""
-    table.look()
-    table.begin()
-    for _ in range(30):
-        expected = [table.insert() for _ in range(Window.LIMIT // 2)]
-        assert table.look() == expected
-        clock.now += 5
-
-
-def test_a_commit_that_is_late_by_half_the_limit(table, clock):
-    """So many higher ids came before it that it is left to its NOTIFY."""
-    table.look()
-    slow = table.begin()
-    slow.insert()
-    for _ in range(Window.LIMIT // 2):
-        table.insert()
-    assert len(table.look()) == Window.LIMIT // 2
-    slow.commit()
-    assert table.look() == [1]
-    slow = table.begin()
-    slow.insert()
-    for _ in range(Window.LIMIT // 2 + 1):
-        table.insert()
-    table.look()
-    slow.commit()
-    assert table.look() == []
-
-
-# -- another table -----------------------------------------------------------------------------------------------------
-
-def test_a_table_whose_ids_went_back(table, clock):
-    """After a failover that lost rows, or a restore: nobody knows what was missed, and the next look starts anew."""
-    for _ in range(9):
-        table.insert()
-    table.look()
-    clock.now += Window.OVERLAP_SECONDS + 1
-    table.insert()
-    table.look()
-    assert table.floor == 9
-    del table.rows[5:]
-    assert table.look() is None
-    assert table.floor is None
-    table.ids = itertools.count(6)
-    table.insert(age=120)
-    table.insert()
-    assert table.look() == [1, 2, 3, 4, 5, 7]      # those of the last minute, once more
-    assert table.look() == []
-
-
-def test_a_table_that_lost_its_latest_rows(table, clock):
-    """A failover may lose them, and the ids that are given again are those of other rows."""
-    for _ in range(9):
-        table.insert()
-    table.look()
-    del table.rows[7:]
-    assert table.look() is None
-    table.look()
-    table.ids = itertools.count(8)
-    table.insert()
-    assert table.look() == [8]
-
-
-def test_a_table_that_was_emptied(table, clock):
-    """Odoo deletes old rows: the highest id is lower then, or there is none."""
-    table.insert()
-    table.look()
-    clock.now += Window.OVERLAP_SECONDS + 1
-    table.look()
-    del table.rows[:]
-    assert table.look() is None
-    table.insert()
-    assert table.look() == [2]
+def test_a_standby_is_not_believed(look, clock):
+    client = Client("one", 0)
+    looks = look(each(client))
+    looks.path.rows["demo"] = [(text("one"), [1])]
+    looks.path.standby = True
+    run(looks, clock, 1)
+    assert not client.woken and looks.path.closed
+    looks.path.standby = False
+    run(looks, clock, 3 * POLL)
+    assert client.woken

@@ -8,7 +8,7 @@ import pytest
 
 from bus_alt_connection import settings
 from bus_alt_connection.settings import Settings
-from tests.inside.settings_values import CONNECTION, FILE, NAMES, REFUSED, RIGHT, SECRET, WRONG
+from tests.inside.settings_values import CONNECTION, FATAL, FILE, NAMES, RIGHT, SECRET, WRONG
 
 
 def env(name, prefix=""):
@@ -31,11 +31,11 @@ def test_every_setting_is_here():
 
 def test_what_is_not_set():
     read = Settings({})
-    assert (read.problems, read.refused, read.sources) == ([], [], {})
-    assert not read.configured and not read.auto
+    assert (read.problems, read.fatal, read.sources) == ([], [], {})
+    assert not read.configured
     assert {name for name, _, _ in CONNECTION if name in read.values} == set()
     assert (read.heartbeat_seconds, read.connect_timeout_seconds, read.poll_seconds) == (5.0, 5.0, 5.0)
-    assert (read.wakeups_per_second, read.keep_notify) == (500.0, True)
+    assert (read.keep_notify, read.queue_job) == (True, True)
     assert (read.metrics_port, read.metrics_host) == (None, "127.0.0.1")
 
 
@@ -91,7 +91,7 @@ def test_what_odoos_older_parsers_make_of_a_value(name):
         assert Settings({}, {option(name): True}).values[name] is True
     else:
         assert Settings({}, {option(name): False}).values == DEFAULTS
-    if name.endswith(("_port", "_seconds", "_second")):
+    if name.endswith(("_port", "_seconds")):
         assert Settings({}, {option(name): 1}).values == Settings({env(name): "1"}).values
 
 
@@ -131,7 +131,7 @@ def test_one_port_or_as_many_as_hosts(hosts, ports, right):
     else:
         problem, = read.problems
         assert "IMDISPATCHER_DB_PORT" in problem and "as many as hosts" in problem and repr(ports) in problem
-        assert not read.refused
+        assert not read.fatal
 
 
 @pytest.mark.parametrize("name, configured", [("db_host", True), ("db_port", True), ("db_user", False),
@@ -140,9 +140,18 @@ def test_an_address_is_what_makes_it_configured(name, configured):
     assert Settings({env(name): "1"}).configured == configured
 
 
-@pytest.mark.parametrize("text, auto", [("auto", True), ("auto.example", False), ("auto,b", False), ("", False)])
-def test_auto(text, auto):
-    assert Settings({"IMDISPATCHER_DB_HOST": text}).auto == auto
+@pytest.mark.parametrize("mode, right", [
+    (None, True), ("require", True), ("verify-ca", True), ("verify-full", True), ("disable", False), ("allow", False),
+    ("prefer", False),
+])
+def test_a_root_certificate_is_for_a_mode_that_checks_it(mode, right):
+    """With a weaker mode libpq would connect without TLS if the check fails."""
+    read = Settings({"IMDISPATCHER_DB_SSLROOTCERT": "/ca.crt", "IMDISPATCHER_DB_SSLMODE": mode or ""})
+    if right:
+        assert not read.problems and read.values.get("db_sslmode") == mode
+    else:
+        problem, = read.problems
+        assert read.fatal == [problem] and "verify-full or verify-ca" in problem and "db_sslmode" not in read.values
 
 
 # -- wrong values ------------------------------------------------------------------------------------------------------
@@ -157,18 +166,17 @@ def test_each_wrong_value(name, text, right, way):
     # as if it were not set
     assert read.values == DEFAULTS
     # an address or a timing is ignored; without a right TLS or login setting nothing is connected to
-    assert read.refused == ([problem] if name in REFUSED else [])
-    assert ("so there is no direct connection" if name in REFUSED else "which is ignored") in problem
+    assert read.fatal == ([problem] if name in FATAL else [])
+    assert ("so there is no direct connection" if name in FATAL else "which is ignored") in problem
 
 
-@pytest.mark.parametrize("name", [row[0] for row in CONNECTION if row[1:] != (FILE, FILE) and row[0] in REFUSED])
+@pytest.mark.parametrize("name", ["db_user", "db_password", "db_password_file", "db_name"])
 def test_a_zero_byte(name):
     """Impossible in an environment, possible in a file; libpq would end the value there."""
     read = Settings({}, {option(name): "head\0tail"})
     problem, = read.problems
-    assert ("one of disable" if name == "db_sslmode" else "zero byte") in problem
-    assert ("head" in problem) == (name != "db_password")
-    assert read.refused == [problem]
+    assert "zero byte" in problem and ("head" in problem) == (name != "db_password")
+    assert read.fatal == [problem]
 
 
 def test_a_wrong_value_does_not_uncover_another():
@@ -181,7 +189,7 @@ def test_a_wrong_value_does_not_uncover_another():
 def test_each_wrong_value_is_a_line():
     read = Settings({env("db_port"): "abc", env("db_sslmode"): "maybe", env("poll_seconds"): "x"})
     assert len(read.problems) == 3
-    assert len(read.refused) == 1 and "SSLMODE" in read.refused[0]
+    assert len(read.fatal) == 1 and "SSLMODE" in read.fatal[0]
 
 
 def test_a_setting_that_there_is_not():
@@ -189,8 +197,25 @@ def test_a_setting_that_there_is_not():
         Settings({}).db_nothing  # noqa: B018
 
 
-def test_a_password_is_in_no_text():
-    for read in (Settings({}, {"imdispatcher_db_password": SECRET + "\0"}),
-                 Settings({"IMDISPATCHER_DB_PASSWORD": SECRET, "IMDISPATCHER_DB_PORT": "abc"})):
-        assert read.problems
-        assert SECRET not in "\n".join([repr(read), str(read), *read.problems, *read.refused, repr(read.sources)])
+@pytest.mark.parametrize("option, remedy", [
+    ("imdispatcher_wakeups_per_second", "take it out"), ("cron_db_host", "imdispatcher_db_host"),
+    ("cron_db_port", "imdispatcher_db_port"),
+])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_what_is_no_setting_is_one_line(option, remedy, in_file):
+    """One that is gone, and those of a proposal for the addon of OCA."""
+    read = Settings({}, {option: "5"}) if in_file else Settings({option.upper(): "5"})
+    problem, = read.problems
+    assert (option if in_file else option.upper()) in problem and remedy in problem
+    assert not read.fatal and read.values == DEFAULTS
+
+
+@pytest.mark.parametrize("name, text", [
+    ("db_password", SECRET), ("db_host", f"postgresql://odoo:{SECRET}@direct.example/postgres"),
+    ("db_name", f"postgresql://odoo:{SECRET}@direct.example/postgres"), ("db_name", f"host=x password={SECRET}"),
+    ("db_sslmode", f"password={SECRET}"), ("db_port", f"odoo:{SECRET}@direct.example"),
+])
+def test_a_password_is_in_no_text(name, text):
+    read = Settings({env(name): text, env("metrics_port"): "abc"})
+    assert len(read.problems) == (1 if name == "db_password" else 2)
+    assert SECRET not in "\n".join([repr(read), str(read), *read.problems, *read.fatal, repr(read.sources)])

@@ -1,14 +1,14 @@
 """The state of a listener: which follows which, what it keeps, and which log line a change is worth.
 
-CONNECTING → VERIFYING → CATCHING_UP → LISTENING, back to VERIFYING when in doubt, back to CONNECTING on any loss.
+CONNECTING → VERIFYING → LISTENING, back to VERIFYING when in doubt, back to CONNECTING on any loss.
 """
 import logging
 
 import pytest
 
-from bus_alt_connection import backoff, errors, state
+from bus_alt_connection import errors, state
 from bus_alt_connection.errors import ConnectionLost
-from bus_alt_connection.state import CATCHING_UP, CONNECTING, LISTENING, STOPPED, VERIFYING
+from bus_alt_connection.state import CONNECTING, LISTENING, STOPPED, VERIFYING
 
 HERE, THERE = "pg1:5432/postgres as odoo (backend pid 1)", "pg2:5432/postgres as odoo (backend pid 2)"
 REFUSED = ConnectionLost("Connection refused", "pg1:5432/postgres as odoo")
@@ -17,64 +17,76 @@ SILENT = ConnectionLost("no heartbeat was answered within 5 s, the path is silen
 PASSWORD = ConnectionLost('FATAL:  password authentication failed for user "odoo"', "pg1:5432/postgres as odoo")
 
 
-def follow(*steps, since=None):
-    """The states that follow one another, a second apart: [(phase, {what `entered` is told besides})]."""
-    states = [since or state.initial(0.0)]
-    for now, (phase, more) in enumerate(steps, 1):
-        states.append(state.entered(states[-1], phase, float(now), **more))
-    return states
+CONNECT = [(VERIFYING, {"endpoint": HERE}), (LISTENING, {})]
 
 
-CONNECT = [(VERIFYING, {"endpoint": HERE}), (CATCHING_UP, {}), (LISTENING, {})]
+@pytest.fixture
+def follow(clock):
+    """The states that follow one another, a second apart: [(phase, {what `successor` is told besides})]."""
+    clock.now = 0.0
+
+    def follow(*steps, since=None):
+        states = [since or state.initial()]
+        for phase, more in steps:
+            clock.now += 1
+            states.append(state.successor(states[-1], phase, **more))
+        return states
+    return follow
 
 
 # -- the values --------------------------------------------------------------------------------------------------------
 
-def test_the_first_is_not_listening_since_it_began():
-    assert state.initial(5.0) == (CONNECTING, None, None, 5.0, 0)
+def test_the_first_is_not_listening_since_it_began(follow):
+    assert follow() == [(CONNECTING, 0.0, None, None, 0.0, 0)]
 
 
-def test_a_connection_is_made():
-    _, verifying, catching_up, listening = follow(*CONNECT)
-    assert verifying == (VERIFYING, HERE, None, 0.0, 1)
-    assert catching_up == (CATCHING_UP, HERE, None, 0.0, 1)
-    assert listening == (LISTENING, HERE, None, None, 1)
+def test_a_connection_is_made(follow):
+    _, verifying, listening = follow(*CONNECT)
+    assert verifying == (VERIFYING, 1.0, HERE, None, 0.0, 1)
+    assert listening == (LISTENING, 2.0, HERE, None, None, 1)
 
 
-def test_it_is_lost_and_made_again():
-    *_, lost, refused, verifying, catching_up, listening = follow(
+def test_it_is_lost_and_made_again(follow):
+    *_, lost, refused, verifying, listening = follow(
         *CONNECT, (CONNECTING, {"problem": CLOSED}), (CONNECTING, {"problem": REFUSED}),
-        (VERIFYING, {"endpoint": THERE}), (CATCHING_UP, {}), (LISTENING, {}))
-    assert lost == (CONNECTING, None, CLOSED, 4.0, 1)
-    assert refused == (CONNECTING, None, REFUSED, 4.0, 1)       # lost since the first of the two
-    assert verifying == (VERIFYING, THERE, REFUSED, 4.0, 2)     # the problem lasts until it is LISTENING
-    assert catching_up == (CATCHING_UP, THERE, REFUSED, 4.0, 2)
-    assert listening == (LISTENING, THERE, None, None, 2)
+        (VERIFYING, {"endpoint": THERE}), (LISTENING, {}))
+    assert lost == (CONNECTING, 3.0, None, CLOSED, 3.0, 1)
+    assert refused == (CONNECTING, 3.0, None, REFUSED, 3.0, 1)          # lost since the first of the two
+    assert verifying == (VERIFYING, 5.0, THERE, REFUSED, 3.0, 2)        # the problem lasts until it is LISTENING
+    assert listening == (LISTENING, 6.0, THERE, None, None, 2)
 
 
-def test_it_is_in_doubt():
+def test_it_is_in_doubt(follow):
     """The pooled path leads elsewhere: it does not count as listening from then on, on the same connection."""
     *_, doubting = follow(*CONNECT, (VERIFYING, {}))
-    assert doubting == (VERIFYING, HERE, None, 4.0, 1)
-    *_, again = follow((CATCHING_UP, {}), (LISTENING, {}), since=doubting)
-    assert again == (LISTENING, HERE, None, None, 1)
+    assert doubting == (VERIFYING, 3.0, HERE, None, 3.0, 1)
+    *_, again = follow((LISTENING, {}), since=doubting)
+    assert again == (LISTENING, 4.0, HERE, None, None, 1)
 
 
-def test_a_defect_names_no_problem():
+def test_the_pooled_path_has_a_problem_while_it_is_verified(follow):
+    *_, first, second, listening = follow(CONNECT[0], (VERIFYING, {"problem": REFUSED}),
+                                          (VERIFYING, {"problem": PASSWORD}), (LISTENING, {}))
+    assert first == (VERIFYING, 1.0, HERE, REFUSED, 0.0, 1)
+    assert second == (VERIFYING, 1.0, HERE, PASSWORD, 0.0, 1)
+    assert listening == (LISTENING, 4.0, HERE, None, None, 1)
+
+
+def test_a_defect_names_no_problem(follow):
     *_, after = follow(*CONNECT, (CONNECTING, {}))
-    assert after == (CONNECTING, None, None, 4.0, 1)
+    assert after == (CONNECTING, 3.0, None, None, 3.0, 1)
 
 
-def test_the_end():
+def test_the_end(follow):
     *_, stopped = follow(*CONNECT, (STOPPED, {}))
-    assert stopped == (STOPPED, None, None, 4.0, 1)
+    assert stopped == (STOPPED, 3.0, None, None, 3.0, 1)
     *_, stopped = follow((CONNECTING, {"problem": REFUSED}), (STOPPED, {}))
-    assert stopped == (STOPPED, None, REFUSED, 0.0, 0)
+    assert stopped == (STOPPED, 5.0, None, REFUSED, 3.0, 0)
 
 
 def test_a_state_is_replaced_and_not_changed():
     with pytest.raises(AttributeError):
-        state.initial(0.0).phase = LISTENING
+        state.initial().phase = LISTENING
 
 
 # -- the log -----------------------------------------------------------------------------------------------------------
@@ -85,17 +97,16 @@ class Log:
     def __init__(self, caplog, clock):
         self.caplog, self.clock = caplog, clock
         self.of_the_listener = state.StateLog("bus", 5.0)
-        self.state = state.initial(clock.now)
+        self.state = state.initial()
 
-    def enter(self, phase, woken=0, **more):
+    def enter(self, phase, **more):
         before = self.state
-        self.state = state.entered(before, phase, self.clock.now, **more)
-        self.of_the_listener.change(before, self.state, self.clock.now, woken)
+        self.state = state.successor(before, phase, **more)
+        self.of_the_listener.change(before, self.state)
 
-    def connect(self, endpoint=HERE, woken=0):
+    def connect(self, endpoint=HERE):
         self.enter(VERIFYING, endpoint=endpoint)
-        self.enter(CATCHING_UP)
-        self.enter(LISTENING, woken=woken)
+        self.enter(LISTENING)
 
     def lose(self, problem=CLOSED):
         self.enter(CONNECTING, problem=problem)
@@ -119,18 +130,6 @@ def log(caplog, clock):
     return Log(caplog, clock)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that stands until it is set: `clock.now += 5`."""
-    class Clock:
-        now = 1000.0
-
-        def monotonic(self):
-            return self.now
-    monkeypatch.setattr(backoff, "time", Clock())
-    return backoff.time
-
-
 def test_listening_is_one_line(log):
     log.connect()
     assert log.line == (logging.INFO, f"The bus listener is listening on {HERE}.")
@@ -141,11 +140,11 @@ def test_a_loss_and_the_return_are_one_line_each(log, clock):
     assert log.lines
     log.lose()
     assert log.line == (logging.WARNING, f"The bus listener lost its connection to {HERE}: server closed the connection"
-                        " unexpectedly. Nothing to do if PostgreSQL is being restarted. Retrying.")
+                        f" unexpectedly. {CLOSED.cause.remedy} Retrying.")
     clock.now += 1.5
-    log.connect(THERE, woken=12)
-    assert log.line == (logging.INFO,
-                        f"The bus listener is listening again on {THERE} after 1.50 s; 12 subscriber(s) woken.")
+    log.connect(THERE)
+    assert log.line == (logging.INFO, f"The bus listener is listening again on {THERE} after 1.50 s. What was missed is"
+                        " delivered now.")
 
 
 def test_the_time_is_that_of_the_loss_and_not_of_the_latest_problem(log, clock):
@@ -196,7 +195,7 @@ def test_the_return_after_a_problem_at_the_start_names_it(log, clock):
     clock.now += 2
     assert log.lines
     log.connect()
-    assert log.line[1] == f"The bus listener is listening again on {HERE} after 2.00 s; 0 subscriber(s) woken."
+    assert log.line[1].startswith(f"The bus listener is listening again on {HERE} after 2.00 s.")
 
 
 def test_a_problem_is_logged_when_it_comes_and_not_again_while_it_lasts(log, clock):
@@ -204,7 +203,6 @@ def test_a_problem_is_logged_when_it_comes_and_not_again_while_it_lasts(log, clo
     assert log.lines
     clock.now += 120
     log.enter(VERIFYING, endpoint=HERE)
-    log.enter(CATCHING_UP)
     assert not log.lines
 
 
@@ -263,9 +261,16 @@ def test_in_doubt_and_back_is_no_line(log):
     log.connect()
     assert log.lines
     log.enter(VERIFYING)
-    log.enter(CATCHING_UP)
     log.enter(LISTENING)
     assert not log.lines
+
+
+def test_the_pooled_path_does_not_answer(log):
+    log.enter(VERIFYING, endpoint=HERE)
+    problem = ConnectionLost("Odoo's own db_host does not answer (Connection refused)")
+    log.enter(VERIFYING, problem=problem)
+    assert log.line == (logging.WARNING, f"The bus listener cannot be verified: {problem}. {problem.cause.remedy}"
+                        " Retrying; polling every 5 s.")
 
 
 def test_the_end_is_no_line(log):
