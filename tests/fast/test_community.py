@@ -38,7 +38,8 @@ def test_github_reads_it(schema, name, tmp_path):
 def test_the_workflow_runs_what_a_developer_runs():
     jobs = yaml.safe_load((GITHUB / "workflows/test.yml").read_text())["jobs"]
     runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
-    assert [run for run in runs if run.startswith("./dev")] == ["./dev test --fast", "./dev test --series ${{ matrix.series }}"]
+    assert [run for run in runs if run.startswith("./dev")] == [
+        "./dev test --fast", "./dev test --series ${{ matrix.series }}"]
     # as the README says of every change
     assert jobs["stack"]["strategy"]["matrix"]["series"] == ["19", "14"]
     assert all("timeout-minutes" in job for job in jobs.values())
