@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 from collections import namedtuple
 from pathlib import Path
 
@@ -135,7 +136,9 @@ def machine(versions):
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     parts = [f"{os.cpu_count()} cores" + (f" ({model[1].strip()})" if model else ""), f"{pages:.0f} GiB of memory",
              f"{platform.system()} {platform.release().split('-')[0]}"]
-    return (f"Measured on {datetime.date.today()}: {', '.join(parts)}; "
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, text=True,
+                            capture_output=True).stdout.strip()
+    return (f"Measured on {datetime.date.today()}{f', commit {commit}' if commit else ''}: {', '.join(parts)}; "
             + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".")
 
 
@@ -144,6 +147,13 @@ def csv_table(head, rows):
     text = io.StringIO()
     csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([head, *rows])
     return [".. csv-table::", "   :header-rows: 1", "", *(f"   {line}" for line in text.getvalue().splitlines()), ""]
+
+
+def table_or_none(label, names, rows):
+    """A table of what happened to each, by name; one sentence where it never did."""
+    if all(cell in (0, "0", "–") or str(cell).startswith("0 of ") for row in rows for cell in row[1:]):
+        return [f"{label[0].upper()}{label[1:]}: none, in any fault, by anyone.", ""]
+    return csv_table([label, *names], rows)
 
 
 def table(figures, measure, metric):

@@ -280,24 +280,12 @@ def test_the_health_route_is_the_one_that_is_named():
         assert found == {"/bus_alt_connection/health"}      # test_health.py asks a server for it
 
 
-def test_what_the_page_of_the_series_names_is_there():
-    """As ``module.name``, and ``module.Class.name``."""
-    modules = {path.stem: {getattr(node, "name", None) or ast.unparse(node).partition(" = ")[0]: node
-                           for node in tree.body} for path, tree in SOURCES.items()}
-    named = re.findall(r"``(\w+)\.(\w+)(?:\.(\w+))?``", (REPO / "docs/series.rst").read_text())
-    named = [(modules[module], *names) for module, *names in named if module in modules]
+def test_what_the_page_of_the_versions_names_is_there():
+    """The parts of the addon that handle what differs, as ``module`` or ``folder.module``."""
+    named = {name for row in documents.table("differences-table") for name in documents.literals(row[2])}
     assert len(named) > 5
-    for module, name, inner in named:
-        assert name in module, name
-        assert not inner or inner in [getattr(node, "name", "") for node in module[name].body], inner
-
-
-def test_the_causes_of_the_health_route_are_all_on_its_page():
-    said, = re.findall(r"``cause`` is one of (.*?)\. ", one_line((REPO / "docs/monitoring.rst").read_text()))
-    causes = {node.args[0].value for node in ast.walk(SOURCES[FOLDER / "errors.py"]) if isinstance(node, ast.Call)
-              and getattr(node.func, "id", "") in ("Cause", "permanent", "transient")
-              and isinstance(node.args[0], ast.Constant)}
-    assert len(causes) > 10 and causes <= set(re.findall(r"``(.*?)``", said))
+    parts = {".".join(path.relative_to(FOLDER).with_suffix("").parts) for path in SOURCES}
+    assert named <= parts, named - parts
 
 
 def test_the_page_of_the_design_names_all_parts():
