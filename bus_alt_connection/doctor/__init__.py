@@ -7,9 +7,11 @@ Problems are reported in the words of the log (``errors``). Nothing that may hol
 """
 
 import ast
+import contextlib
+import itertools
 import os
 import re
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from odoo.tools import config
 
@@ -17,11 +19,17 @@ import odoo.addons
 
 from ..pooled import PooledPath
 from ..settings import CONNECTION, GONE, OTHERS, Settings, hidden, server_wide_modules
-from . import checks
-from .checks import Result
+from .checks import Doctor, Finding
 
 ADDON = "bus_alt_connection"
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class Result(NamedTuple):
+    name: str  # of the check
+    state: str  # "ok", "warning", "failed", or "skipped" if the check could not be made
+    text: str
+    remedy: Optional[str] = None
 
 
 def verdict(results: List[Result]) -> Tuple[int, str]:
@@ -36,62 +44,48 @@ def verdict(results: List[Result]) -> Tuple[int, str]:
 
 def examine(settings: Settings) -> Iterator[Result]:
     """Make each check, in the order in which a notification goes."""
-    path = PooledPath(settings.connect_timeout_seconds)
-    try:
-        for result in _examine(checks.Doctor(settings, path)):
-            yield result._replace(text=_hide(result.text), remedy=result.remedy and _hide(result.remedy))
-    finally:
-        path.close()
+    with contextlib.closing(PooledPath(settings.connect_timeout_seconds)) as path:
+        doctor = Doctor(settings, path)
+        for finding in itertools.chain(
+            check_settings(settings), check_loaded(), doctor.check_pooled(), doctor.check_direct()
+        ):
+            words = [re.split(r"(\s+)", text or "") for text in finding]
+            yield Result(*("".join("(not shown)" if hidden(word) else word for word in text) for text in words))
 
 
-def _examine(doctor: checks.Doctor) -> Iterator[Result]:
-    yield from check_settings(doctor.settings)
-    yield from check_loaded()
-    yield from doctor.check_pooled()
-    if "queue_job" in server_wide_modules():
-        yield doctor.check("queue_job", doctor.runner)
-    yield from doctor.check_direct()
-
-
-def _hide(text: str) -> str:
-    return re.sub(r"\S+", lambda word: "(not shown)" if hidden(word.group()) else word.group(), text)
-
-
-def check_settings(settings: Settings) -> Iterator[Result]:
+def check_settings(settings: Settings) -> Iterator[Finding]:
     """Report each setting that is set, and each that is wrong or unknown."""
-    name = "settings"
     for setting in [*CONNECTION, *OTHERS]:
         source, value = settings.sources.get(setting), settings.values.get(setting)
-        wrong = any(problem.startswith(f"{source} is ") for problem in settings.problems)
-        if source and value is not None and not wrong:
-            value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            shown = "set, not shown" if setting == "db_password" or hidden(value) else value
-            yield Result(name, "ok", f"imdispatcher_{setting} is {shown}, from {source}")
+        value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        shown = "set, not shown" if setting == "db_password" or hidden(value) else value
+        if source and not any(problem.startswith(f"{source} is ") for problem in settings.problems):
+            yield "settings", "ok", f"imdispatcher_{setting} is {shown}, from {source}"
     for problem in settings.problems:
-        yield Result(name, "warning", problem, "Correct it, or take it out.")
+        yield "settings", "warning", problem, "Correct it, or take it out."
     known = {*("imdispatcher_" + setting for setting in [*CONNECTION, *OTHERS]), *GONE}
-    found = [(option, option, "Odoo's configuration") for option in sorted(config.options)]
-    found += [(re.sub("^ODOO_", "", variable).lower(), variable, "the environment") for variable in sorted(os.environ)]
-    for option, written, where in found:
-        if option.startswith("imdispatcher_") and option not in known:
-            yield Result(name, "warning", f"{written} in {where} is no setting", "Is it misspelt?")
+    for where, names in (("Odoo's configuration", config.options), ("the environment", os.environ)):
+        for name in sorted(names):
+            option = re.sub("^odoo_", "", name.lower())
+            if option.startswith("imdispatcher_") and option not in known:
+                yield "settings", "warning", f"{name} in {where} is no setting", "Is it misspelt?"
     if not settings.configured:
         text = "neither imdispatcher_db_host nor imdispatcher_db_port is set: the listeners use Odoo's own address"
-        yield Result(name, "ok", text)
+        yield "settings", "ok", text
 
 
-def check_loaded() -> Iterator[Result]:
+def check_loaded() -> Iterator[Finding]:
     """Check whether the configuration of this command loads the addon, and name this copy of it."""
-    name, modules = "server-wide", server_wide_modules()
+    modules = server_wide_modules()
     with open(os.path.join(FOLDER, "__manifest__.py")) as manifest:
-        version = ast.literal_eval(manifest.read())["version"]
+        this = f"{ADDON} {ast.literal_eval(manifest.read())['version']} in {FOLDER}"
     if ADDON in modules:
-        yield Result(name, "ok", f"server_wide_modules loads {ADDON} {version} from {FOLDER}")
+        yield "server-wide", "ok", f"server_wide_modules loads {this}"
     else:
-        text = f"server_wide_modules is {','.join(modules)}: Odoo does not load {ADDON} {version} in {FOLDER}"
-        yield Result(name, "failed", text, f"Set server_wide_modules = {','.join([*modules, ADDON])}")
+        text = f"server_wide_modules is {','.join(modules)}: Odoo does not load {this}"
+        yield "server-wide", "failed", text, f"Set server_wide_modules = {','.join([*modules, ADDON])}"
     found = [os.path.join(folder, ADDON) for folder in odoo.addons.__path__]
     copies = {os.path.realpath(copy) for copy in found if os.path.isfile(os.path.join(copy, "__manifest__.py"))}
     if len(copies) > 1:
         text = f"addons_path has {len(copies)} copies of the addon: {', '.join(sorted(copies))}"
-        yield Result(name, "warning", text, "Remove all but one.")
+        yield "server-wide", "warning", text, "Remove all but one."
