@@ -4,14 +4,14 @@
 import contextlib
 from typing import Any, List, Optional, Tuple
 
-from .. import dispatcher, endpoints, runtime
+from .. import dispatcher, runtime
+from ..endpoints import IDENTITY, Endpoint, resolve, shown
 from ..errors import ConnectionLost
 from ..link import Link
 from ..pooled import PooledPath
 from ..settings import Settings
 
-# Attribute of a probe -> what PostgreSQL is asked.
-FACTS = {
+FACTS = {  # attribute of a probe -> what PostgreSQL is asked
     "pid": "pg_backend_pid()",
     "standby": "pg_is_in_recovery()",
     "user": "current_user",
@@ -20,10 +20,6 @@ FACTS = {
     "port": "coalesce(inet_server_port(), current_setting('port')::int)",
     "tls": "(SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid())",
     "allowed": "current_setting('max_connections')::int",
-    "reserved": "current_setting('superuser_reserved_connections')::int",
-    "held": "(SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL)",
-    "held_by_role": "(SELECT count(*) FROM pg_stat_activity WHERE usename = current_user)",
-    "role_limit": "coalesce((SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user), -1)",
 }
 
 
@@ -36,15 +32,13 @@ class Probe:
     :ivar unsent: why the NOTIFY could not be sent or waited for, or None
     """
 
-    def __init__(
-        self, info: endpoints.Endpoint, settings: Settings, path: PooledPath, database: str, seconds: float
-    ) -> None:
+    def __init__(self, info: Endpoint, settings: Settings, path: PooledPath, database: str, seconds: float) -> None:
         """Connect as a listener does, LISTEN, and have a NOTIFY sent; see ``probe_each``."""
         begun, timeout = runtime.monotonic(), settings.connect_timeout_seconds
-        self.info, self.shown = info, endpoints.shown(info)
+        self.info, self.shown = info, shown(info)
         self.arrived = self.unsent = None  # type: Any
         with contextlib.closing(Link.open(info, timeout, timeout / 6)) as link:
-            row = link.query(f"SELECT {', '.join(FACTS.values())}, {endpoints.IDENTITY}")[0]
+            row = link.query(f"SELECT {', '.join(FACTS.values())}, {IDENTITY}")[0]
             self.__dict__.update(zip(FACTS, row), identity=row[-2:])
             self.milliseconds = (runtime.monotonic() - begun) * 1000
             self.pooler = self.pid != link.backend_pid
@@ -56,7 +50,7 @@ class Probe:
                 self.unsent = exc
 
 
-def probe_each(info: endpoints.Endpoint, *args: Any) -> Tuple[List[Probe], List[ConnectionLost]]:
+def probe_each(info: Endpoint, *args: Any) -> Tuple[List[Probe], List[ConnectionLost]]:
     """Probe each address behind an endpoint.
 
     :param args: the settings; the path that sends a NOTIFY, in which database; the seconds that it may take
@@ -64,14 +58,14 @@ def probe_each(info: endpoints.Endpoint, *args: Any) -> Tuple[List[Probe], List[
     """
     probes, problems = [], []
     try:
-        targets = endpoints.resolve(info)
+        targets = resolve(info)
     except ConnectionLost as exc:
         return [], [exc]
     for target in targets:
         try:
             probes.append(Probe(target, *args))
         except ConnectionLost as exc:
-            problems.append(ConnectionLost(exc.reason, endpoints.shown(target), exc.cause))
+            problems.append(ConnectionLost(exc.reason, shown(target), exc.cause))
     unknown = set(filter(None, str(info.get("host") or "").split(","))) - {target["host"] for target in targets}
     problems += [ConnectionLost("could not resolve the host name", host) for host in sorted(unknown)]
     return sorted(probes, key=lambda probe: probe.arrived is None), problems
