@@ -1,4 +1,4 @@
-"""Which cursor a caller gets, decided at its first statement.
+"""Which cursor a caller gets is decided at its first statement.
 
 The statements are those of Odoo's own source, series by series; that the cursors do what they should on a real server
 is in inside/test_routing.py.
