@@ -85,7 +85,12 @@ class LongPoller(Browser):
             and (row.id > self.last if self.last else row.created > clock - WAIT)])
 
     def could_get(self, row):
+        """Whether upstream's next query would return this row, if it is young enough."""
         return row.id > self.last
+
+    def shows_the_latest_only(self):
+        """Whether upstream's next query is for the rows of the last 50 s."""
+        return self.last == 0
 
 
 class Event:
@@ -123,6 +128,9 @@ class Tab(Browser):
 
     def could_get(self, row):
         return self.session is not None and self.session.could_get(row)
+
+    def shows_the_latest_only(self):
+        return self.session.shows_the_latest_only()
 
 
 class Websocket:
@@ -175,6 +183,9 @@ class Websocket:
     def could_get(self, row):
         last = self._last_notif_sent_id
         return row.id > last and all(row.id != each for each, _ in self._notif_history)
+
+    def shows_the_latest_only(self):
+        return self._last_notif_sent_id == 0
 
 
 def aged(last, history, before):
@@ -322,8 +333,7 @@ class Topics(Dispatch):
             wanted.append((topic, json.dumps(topic.channel, separators=(",", ":")),
                            min([topic._last_fetched_id, *topic.claimed.values()])))
         return self.world.own_query(database, lambda rows, clock: [
-            (topic, sorted((row for row in rows if row.channel == text
-                            and (row.id > last if last else row.created > clock - WAIT)), key=lambda row: row.id))
+            (topic, sorted((row for row in rows if row.channel == text and row.id > last), key=lambda row: row.id))
             for topic, text, last in wanted])
 
     def dispatch(self, topic, rows):
@@ -366,6 +376,9 @@ class TopicSocket:
         topic = self.dispatch._topic_by_channel.get(tuple(json.loads(row.channel)))
         return topic is not None and row.id > topic._last_fetched_id and all(
             row.id != each for each, _ in topic._history)
+
+    def shows_the_latest_only(self):
+        return False
 
 
 KINDS = {"14": LongPolls, "19": Websockets, "20": Topics}

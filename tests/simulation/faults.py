@@ -3,6 +3,7 @@
 Contract: a fault begins, and ends after its seconds; it says what it is. One that concerns the bus extends the time
 until which the world is disturbed: by its own length, and by what PgBouncer and TCP need afterwards.
 """
+from .postgres import Database
 
 
 class Fault:
@@ -150,4 +151,220 @@ def unlisten(life, plan):
     return "the LISTENs of all sessions are removed", None
 
 
-ALL = [silence, silence, refuse, reset, forget, slow, kill, kill, restart, restart, hang, hang_backend, unlisten]
+def full(life, plan):
+    server = life.primary
+    server.room, before = len(server.backends), server.room
+
+    def end():
+        server.room = 100
+    return f"{server.name} lets nobody else in", end
+
+
+def lock_login(life, plan):
+    server = life.primary
+    server.login_locked = True
+    return f"log-ins to {server.name} wait for a lock", server.unlock_login
+
+
+def lock_table(life, plan):
+    database = life.primary.databases.get(plan.choice(life.databases))
+    if database is None:
+        return None
+    database.locked = True
+    return f"another session locks bus_bus in {database.name}", lambda: life.primary.unlock(database)
+
+
+def refuse_listen(life, plan):
+    life.primary.unlistenable = plan.choice((1, 3))
+    return f"the next LISTENs fail: {life.primary.unlistenable}", None
+
+
+def empty_table(life, plan):
+    database = life.primary.databases.get(plan.choice(life.databases))
+    if database is None:
+        return None
+    database.rows = []
+    return f"the table in {database.name} is emptied", None
+
+
+def drop_database(life, plan):
+    server, name = life.primary, plan.choice(life.databases)
+    if name not in server.databases:
+        return None
+    database = server.databases.pop(name)
+    server.unlock(database)
+    for backend in list(server.backends.values()):
+        if backend.database == name:
+            backend.terminate("terminating connection due to administrator command")
+    life.epoch += 1
+
+    def end():
+        server.databases.setdefault(name, Database(name))
+    return f"the database {name} is dropped, to be made again", end
+
+
+def promote(life, plan):
+    """The primary dies, the standby is promoted, all ways lead to it; the old one comes back as its standby."""
+    old, new = life.primary, life.other
+    if not (old.accepting and new.accepting and new.standby):
+        return None
+    lost = plan.choice((0, 0, 1, 5))
+    new.databases = {name: each.copy(lost) for name, each in old.databases.items()}
+    jump = plan.choice((0, 32))
+    for name, each in new.databases.items():
+        each.last_id = max(each.last_id, old.databases[name].last_id - lost) + jump
+    old.stop(fast=False)
+    life.epoch += 1
+    life.primary, life.other = new, old
+
+    def end():
+        new.standby = False
+        old.standby = True
+        old.start()
+        lead_to(life, new)
+    return f"{old.name} dies, {new.name} is promoted, without the latest {lost} rows of each database", end
+
+
+def move(life, plan):
+    """The pooled path leads to a copy from one moment to the next; the direct one follows."""
+    old, new = life.primary, life.other
+    if not (old.well and new.accepting and new.standby):
+        return None
+    lost = plan.choice((0, 3))
+    new.databases = {name: each.copy(lost) for name, each in old.databases.items()}
+    for name, each in new.databases.items():
+        each.last_id = max(each.last_id, old.databases[name].last_id - lost)
+    new.standby = False
+    life.primary, life.other = new, old
+    lead_to(life, new, direct=plan.random() < 0.3)
+    life.epoch += 1
+
+    def end():
+        lead_to(life, new)
+        old.standby = True
+        if plan.random() < 0.5:
+            old.stop()
+            old.start()
+    return f"Odoo's own queries go to a copy on {new.name}, without the latest {lost} rows", end
+
+
+def lead_to(life, server, direct=True):
+    """Have the names, and the pooler, lead to this server."""
+    if life.pooler:
+        life.pooler.lead_to(server.address)
+    elif "pool" in life.network.names:
+        life.network.names["pool"] = [server.address]
+    life.addresses["pool"] = [life.pooler.address if life.pooler else server.address]
+    if direct:
+        life.addresses["direct"] = [server.address]
+        if "direct" in life.network.names:
+            life.network.names["direct"] = [server.address]
+
+
+# -- the pooler ----------------------------------------------------------------------------------------------------
+
+def restart_pooler(life, plan):
+    pooler = life.pooler
+    if pooler is None or not pooler.accepting:
+        return None
+    pooler.stop()
+    life.epoch += 1
+    return "the pooler is down", pooler.start
+
+
+def hang_pooler(life, plan):
+    pooler = life.pooler
+    if pooler is None or not pooler.accepting:
+        return None
+    pooler.stopped = True
+    return "the pooler stands still", pooler.resume
+
+
+def pause_pooler(life, plan):
+    pooler = life.pooler
+    if pooler is None or not pooler.accepting:
+        return None
+    pooler.paused = True
+    return "the pooler is paused", pooler.resume
+
+
+def full_pooler(life, plan):
+    pooler = life.pooler
+    if pooler is None:
+        return None
+    pooler.room = len(pooler.clients)
+
+    def end():
+        pooler.room = 100
+    return "the pooler lets nobody else in", end
+
+
+# -- names, the machine, other people ------------------------------------------------------------------------------
+
+def no_names(life, plan):
+    life.network.names.clear()
+
+    def end():
+        life.network.names.update(life.addresses)
+    return "no name can be resolved", end
+
+
+def slow_names(life, plan):
+    life.network.delay = plan.choice((0.5, 5.0, 10.0))
+
+    def end():
+        life.network.delay = 0.0
+    return f"a name is resolved after {life.network.delay:g} s", end
+
+
+def wrong_name(life, plan):
+    if "direct" not in life.network.names:
+        return None
+    life.network.names["direct"] = [plan.choice(("10.0.0.9", life.other.address))]
+
+    def end():
+        if "direct" in life.network.names:
+            life.network.names["direct"] = life.addresses["direct"]
+    return f"the direct name leads to {life.network.names['direct'][0]}", end
+
+
+def stand_still(life, plan):
+    seconds = plan.choice((0.5, 7.0, 30.0))
+    life.kernel.standing["odoo"] = life.kernel.now + seconds
+    life.disturb(life.kernel.now + seconds)
+    return f"Odoo's process stands still for {seconds:g} s", None
+
+
+def no_threads(life, plan):
+    life.threads_refused = plan.choice((1, 3))
+    return f"the system gives the notifier no thread, {life.threads_refused} times", None
+
+
+def flood(life, plan):
+    """Other databases of the cluster NOTIFY."""
+    count, every = plan.choice(((200, 0.0003), (100, 0.02)))
+    for number in range(count):
+        life.kernel.at(number * every, other_notify, life, '[["other","channel",%d]]' % (number % 7))
+    return f"another database sends {count} NOTIFYs", None
+
+
+MALFORMED = ("", "{", "null", "7", '"text"', '["a"', "[[[[]]]]", '[{"a": 1}]', "[null]", "{}", '["one", 1]', "[" * 3000)
+
+
+def malformed(life, plan):
+    payloads = [plan.choice(MALFORMED) for _ in range(plan.choice((1, 10)))]
+    for number, payload in enumerate(payloads):
+        life.kernel.at(number * 0.001, other_notify, life, payload)
+    return f"someone sends {', '.join(repr(each[:12]) for each in payloads[:3])} on imbus", None
+
+
+def other_notify(life, payload):
+    server = life.pooled_server()
+    if server.well:
+        server.notify("postgres", "imbus", payload)
+
+
+ALL = [silence, silence, refuse, reset, forget, slow, kill, kill, restart, restart, hang, hang_backend, unlisten, full,
+       lock_login, lock_table, lock_table, refuse_listen, empty_table, drop_database, promote, promote, move, move,
+       restart_pooler, hang_pooler, pause_pooler, full_pooler, no_names, slow_names, wrong_name, stand_still, no_threads,
+       flood, malformed]

@@ -59,7 +59,7 @@ class Holds:
                 database = life.pooled_server().databases.get(browser.database)
                 if database is None or row not in database.rows or not browser.could_get(row):
                     life.passed(browser, [row])
-                elif self.shows_only_the_latest(browser) and row.created < clock - 50.0 and (
+                elif browser.shows_the_latest_only() and row.created < clock - 50.0 and (
                         start > row.created - 1.0 or row.committed + 5e8 - row.created > 10.0):
                     life.passed(browser, [row])
                 else:
@@ -67,10 +67,6 @@ class Holds:
                               f" and {now - row.committed:.0f} s after its commit")
                     life.subjects = (browser, row)
                     return
-
-    @staticmethod
-    def shows_only_the_latest(browser):
-        return getattr(browser.session, "_last_notif_sent_id", browser.last) == 0
 
     def check_listening(self):
         life, now = self.life, self.life.kernel.now

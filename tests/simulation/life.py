@@ -62,12 +62,12 @@ class Life:
                                  size=plan.choice((2, 20)))
         self.network.names["pool"] = ["10.0.0.5"] if self.pooler else ["10.0.0.1"]
         self.network.names["direct"] = ["10.0.0.1"]
+        self.addresses = dict(self.network.names)       # where the names lead when all is well
         self.hosts = plan.choice(("direct", "10.0.0.1,10.0.0.2", "10.0.0.2,10.0.0.1"))
         odoo.pooled = {"host": "pool", "port": 6432 if self.pooler else 5432, "user": "odoo"}
         odoo.loaded = names
         self.kind = plan.choice(sorted(clients.KINDS))
         self.first_poll = 40.0
-        self.pooled_path = self.network.path("odoo", self.network.names["pool"][0])
         self.tell("world", f"Odoo {self.kind}, {'behind the pooler' if self.pooler else 'without a pooler'}, listens on"
                            f" {self.hosts}; databases {', '.join(names)}")
 
@@ -156,7 +156,7 @@ class Life:
 
     def pooled_server(self):
         """The server that Odoo's own connections reach, whether or not they do now."""
-        address = self.network.names.get("pool", ["10.0.0.1"])[0]
+        address = self.addresses["pool"][0]
         host = self.network.hosts[address, odoo.pooled["port"]]
         return host if isinstance(host, Server) else self.network.hosts[host.target, 5432]
 
@@ -260,6 +260,7 @@ class Life:
             before = listener.state.phase
             enter(phase, *args, **kwargs)
             if phase != before:
+                self.holds.bad_since = None
                 self.tell("state", f"the listener is {phase.upper()}")
                 self.happens("state", phase)
         listener.enter = entering

@@ -313,13 +313,13 @@ class Statements:
         if database is None:
             raise ServerError("database is gone", "3D000")
         clock = server.world.clock()
-        since, until = clock - given["seconds"], clock - given["settled"]
-        floor = max((row.id for row in database.rows), default=0) - self.limit
+        since, until, known = clock - given["seconds"], clock - given["settled"], given["known"]
+        highest = max((row.id for row in database.rows), default=0)
         found, below = {}, None
         for row in database.rows:
-            if row.id <= floor:
+            if row.id <= highest - self.limit:
                 below = row if below is None or row.id > below.id else below
-            elif since <= row.created <= until:
+            elif row.created <= until and (since <= row.created or row.id > known):
                 found.setdefault(row.channel, []).append(row.id)
-        more = None if below is None else below.created > since
-        return [(channel, ids, None, None) for channel, ids in found.items()] + [(None, None, server.standby, more)]
+        more = None if below is None else below.created >= since or below.id > known
+        return [(channel, ids, None, None) for channel, ids in found.items()] + [(None, [highest], server.standby, more)]
