@@ -199,7 +199,7 @@ def aged(last, history, before):
 class Dispatch:
     """What all kinds have in common: the loop that waits on the listener's connection."""
 
-    is_over = False
+    is_over = nested = False
 
     def __init__(self, world):
         self.world, self.kernel = world, world.kernel
@@ -213,7 +213,14 @@ class Dispatch:
                 channels = []
                 while connection.notifies:
                     channels.extend(json.loads(connection.notifies.pop().payload))
-                self.relay([tuple(each) if isinstance(each, list) else each for each in channels])
+                self.relay([key(each, self.nested) for each in channels])
+
+
+def key(channel, nested):
+    """What a channel of a payload is looked up by."""
+    if isinstance(channel, list):
+        return tuple(key(each, True) for each in channel) if nested else tuple(channel)
+    return channel
 
 
 class LongPolls(Dispatch):
@@ -259,7 +266,7 @@ class Websockets(Dispatch):
 class Topics(Dispatch):
     """20: one topic for each channel, with the state of its delivery; a worker fetches for all topics of a database."""
 
-    browser = Tab
+    browser, nested = Tab, True
 
     def __init__(self, world):
         super().__init__(world)

@@ -75,7 +75,7 @@ class Holds:
             life.fail(f"the listener is {phase}, and health says otherwise")
         if phase == addon.state.LISTENING:
             here, elsewhere = self.hears()
-            if here:
+            if here or life.kernel.standing.get("odoo", 0.0) > now - 1.0:
                 self.bad_since = None
             else:
                 self.bad_since = self.bad_since or now
@@ -114,10 +114,10 @@ class Holds:
             if len(times) > most:
                 life.fail(f"{len(times)} {what} in {seconds + self.EVERY:g} s")
         for server in (life.primary, life.other):
-            waiting = [backend for backend in server.backends.values() if backend.waits is not None or (
-                not backend.ready and backend.waiting_since)]
-            if len(waiting) > 8:
-                life.fail(f"{len(waiting)} backends of {server.name} wait")
+            waiting = [backend for backend in server.backends.values() if backend.waits is not None]
+            logging_in = [backend for backend in server.backends.values() if not backend.ready and backend.waiting_since]
+            if len(waiting) > 8 or len(logging_in) > 40:
+                life.fail(f"{len(waiting)} statements and {len(logging_in)} log-ins wait on {server.name}")
 
     def check_end(self):
         life = self.life

@@ -58,7 +58,7 @@ class Server:
         self.room = 100
         self.backends, self._last_pid, self._held = {}, 1000, []
         self.restarts = 0
-        self.epoch = self.started = int(self.kernel.now * 1000000) + len(name)
+        self.epoch = self.started = int(self.kernel.now * 1000000) + ord(name[-1])
         self.unlistenable = 0   # LISTENs that fail next
         world.network.hosts[address, 5432] = self
 
@@ -101,7 +101,7 @@ class Server:
     def start(self, seconds=0.0):
         """Start it; so long it refuses log-ins."""
         self.accepting, self.starting = True, seconds > 0
-        self.epoch = self.started = int(self.kernel.now * 1000000) + len(self.name)
+        self.epoch = self.started = int(self.kernel.now * 1000000) + ord(self.name[-1])
         self.kernel.at(seconds, self._started, self.epoch)
 
     def _started(self, epoch):
