@@ -3,7 +3,7 @@
 Contract: `check` is called every EVERY seconds and calls `Life.fail` for what does not hold. The times are those that
 the documentation promises.
 """
-from .standins import addon
+from .standins import ServerError, addon
 
 CALM = 3.0              # a NOTIFY arrives, and the client has its row, where nothing has happened for a minute
 LATEST = 60.0           # everything else, after the last fault
@@ -24,7 +24,7 @@ class Holds:
 
     def connects(self, now, info):
         # what a process makes: the direct connections of its listener to one host, and all others
-        kind = info.get("application_name", "pooled").partition(" odoo ")[0]
+        kind = (info.get("application_name") or "pooled").partition(" odoo ")[0]
         self.connected.setdefault((kind, info["host"]), []).append(now)
 
     def wakes(self, now):
@@ -83,14 +83,19 @@ class Holds:
                 if now - self.bad_since > limit:
                     life.fail(f"the listener is LISTENING, and for {now - self.bad_since:.0f} s no NOTIFY reaches it")
         else:
-            self.bad_since = None
-            if now - life.disturbed_until > LISTENING_AFTER:
-                life.fail(f"the listener is {phase.upper()} {now - life.disturbed_until:.0f} s after all was well")
+            since = max(life.disturbed_until, life.listener.state.lost_at)
+            if now - since > LISTENING_AFTER:
+                life.fail(f"the listener is {phase.upper()} {now - since:.0f} s after all was well")
 
     def hears(self):
         """(whether a NOTIFY through the pooled path reaches the listener, whether one of another server would)"""
         life = self.life
         reached, elsewhere = life.pooled_server(), False
+        try:
+            if life.reach("postgres") is None:
+                return True, False      # nobody can tell
+        except ServerError:
+            return True, False
         for server in (life.primary, life.other):
             for backend in server.backends.values():
                 if "imbus" in backend.listens and not (server.stopped or backend.stopped):

@@ -30,6 +30,7 @@ class Network:
         self.hosts = {}         # (address, port) -> what accepts connections there
         self.names = {}         # name -> its addresses; a name that is missing does not resolve
         self.delay = 0.0        # seconds until a name is resolved
+        self.longest_delay = 0.0
 
     def path(self, source, destination):
         if (source, destination) not in self.paths:
@@ -45,6 +46,7 @@ class Network:
 
     def getaddrinfo(self, host, port, *_):
         if self.delay:
+            self.longest_delay = max(self.delay, self.longest_delay)
             self.kernel.sleep(self.delay)
         if host not in self.names:
             raise socket.gaierror(-2, "Name or service not known")
@@ -152,7 +154,7 @@ class Wire:
     def watch(self):
         """Have the near end's TCP give up, if it is told when, while nothing comes."""
         info = self.client.info
-        if info.get("keepalives"):
+        if "keepalives_idle" in info:
             seconds = info["keepalives_idle"] + info["keepalives_interval"] * info["keepalives_count"]
             self.kernel.at(seconds, self._give_up, self.kernel.now)
 

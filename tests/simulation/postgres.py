@@ -136,7 +136,7 @@ class Backend:
 
     def __init__(self, server, wire, pid):
         self.server, self.wire, self.pid, self.database = server, wire, pid, wire.client.info["dbname"]
-        self.application = wire.client.info.get("application_name", "")
+        self.application = wire.client.info.get("application_name") or "a client's"
         self.listens, self.prepared = {}, False
         self.ready = self.gone = self.stopped = False
         self.waits = None           # the statement that waits for a lock
@@ -238,7 +238,7 @@ class Statements:
 
     def __init__(self, addon):
         self.look = addon.recovery.QUERY
-        self.limit = int(re.search(r"max\(id\), 0\) - (\d+)", self.look).group(1))
+        self.limit = addon.recovery.LIMIT
         identity = addon.endpoints.IDENTITY
         self.exact = {
             "SELECT 1": lambda backend, _: [(1,)],
@@ -313,13 +313,14 @@ class Statements:
         if database is None:
             raise ServerError("database is gone", "3D000")
         clock = server.world.clock()
-        since, until, known = clock - given["seconds"], clock - given["settled"], given["known"]
-        highest = max((row.id for row in database.rows), default=0)
-        found, below = {}, None
-        for row in database.rows:
-            if row.id <= highest - self.limit:
-                below = row if below is None or row.id > below.id else below
-            elif row.created <= until and (since <= row.created or row.id > known):
+        since, until = clock - given["seconds"], clock - given["settled"]
+        newest = sorted((row for row in database.rows if row.id > given["known"]), key=lambda row: -row.id)[:self.limit]
+        found = {}
+        for row in newest:
+            if since <= row.created <= until:
                 found.setdefault(row.channel, []).append(row.id)
-        more = None if below is None else below.created >= since or below.id > known
-        return [(channel, ids, None, None) for channel, ids in found.items()] + [(None, [highest], server.standby, more)]
+        highest = max((row.id for row in database.rows), default=0)
+        lowest = min((row.id for row in newest if row.created > since), default=None)
+        more = len(newest) == self.limit and min(row.created for row in newest) > since
+        return [(channel, ids, None, None, None, None) for channel, ids in found.items()] + [
+            (None, None, highest, lowest, server.standby, more)]
