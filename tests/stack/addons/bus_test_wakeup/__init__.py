@@ -1,7 +1,7 @@
 """A stand-in for what only older series have, and another addon that wraps the dispatcher.
 
-In 15 the dispatcher has long polls, and wakes everyone who waits when the server stops. In 15 and 16 there is no function to NOTIFY with
-unless the environment names one.
+In 15 the dispatcher has long polls, and wakes everyone who waits when the server stops. In 15 and 16 there is no
+function to NOTIFY with unless the environment names one.
 """
 import functools
 import logging
