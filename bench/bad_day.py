@@ -309,7 +309,6 @@ def write(folder, outcomes, versions, watch=WATCH):
     lines = [*report.heading("A bad day", "="), "Made by ``./dev bad-day``; the same as ``bad-day.csv``.", "",
              report.machine(versions), "", NOTE, "", *tables]
     paths[1].write_text("\n".join(lines).rstrip() + "\n")
-    report.show_glance(folder)      # it has a column of these figures
     return paths
 
 

@@ -1,8 +1,7 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
 """``odoo bus_doctor``: find what is wrong with the bus, and change nothing.
 
-From 19 on Odoo loads this file alone, as ``odoo.cli.bus_doctor``; before, it imports the addon. So nothing of the
-addon is imported before the command runs.
+From 19 on Odoo loads this file alone: nothing of the addon is imported before the command runs.
 """
 
 import argparse
@@ -52,8 +51,8 @@ class bus_doctor(Command):
                 _print(f"{state}  {result.name}: {result.text}{remedy}")
         status, verdict = doctor.verdict(results)
         checks: List[Any] = [result._asdict() for result in results]
-        report = {"status": status, "verdict": verdict, "checks": checks}
-        _print(json.dumps(report, indent=2) if options.json else verdict)
+        report = json.dumps({"status": status, "verdict": verdict, "checks": checks}, indent=2)
+        _print(report if options.json else verdict)
         sys.exit(status)
 
 
