@@ -15,7 +15,7 @@ import zipfile
 from ..base import HERE, StackError, is_full, progress, run, say
 from .apt import PAUSE, Apt, need_debian, package_lists, unpack
 
-GROUPS = ("odoo", "test", "browser", "figures", "orjson")
+GROUPS = ("odoo", "test", "browser", "figures", "orjson", "docs")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 PUBLISHED = "odoo-addon-bus-alt-connection"
 # OCA's queue_job: series -> what pip is asked for

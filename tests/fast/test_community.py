@@ -24,6 +24,7 @@ def check(schema, path):
 
 
 @pytest.mark.parametrize("schema, name", [("workflows", "workflows/test.yml"),
+                                          ("workflows", "workflows/docs.yml"),
                                           ("issue-config", "ISSUE_TEMPLATE/config.yml"),
                                           *(("issue-forms", f"ISSUE_TEMPLATE/{name}") for name in FORMS)])
 def test_github_reads_it(schema, name, tmp_path):
