@@ -126,6 +126,13 @@ class PooledPath:
         self.close()
         return ConnectionLost("Odoo's own db_host leads to a standby")
 
+    def forget(self, database: str) -> None:
+        """Close the connections to a database that is gone."""
+        for links in (self._kept, self._started):
+            link = links.pop(database, None)
+            if link is not None:
+                link.close()
+
     def close(self) -> None:
         """Close all connections."""
         for link in [*self._kept.values(), *self._started.values()]:
