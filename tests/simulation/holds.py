@@ -57,9 +57,7 @@ class Holds:
                 if now - max(row.committed, start) <= LATEST:
                     continue
                 database = life.pooled_server().databases.get(browser.database)
-                if database is None or row not in database.rows or not browser.could_get(row):
-                    life.passed(browser, [row])
-                elif browser.shows_the_latest_only() and row.created < clock - 50.0 and (
+                if database is None or row not in database.rows or not browser.could_get(row) or browser.shows_the_latest_only() and row.created < clock - 50.0 and (
                         start > row.created - 1.0 or row.committed + 5e8 - row.created > 10.0):
                     life.passed(browser, [row])
                 else:
