@@ -104,8 +104,6 @@ def test_no_module_that_odoo_loads_by_itself_is_left_out(name):
 
 # -- the settings ------------------------------------------------------------------------------------------------------
 
-
-
 def test_no_other_setting_is_named():
     known = {row[0] for name in ("settings-table", "timing-table") for row in rows(name)}
     for path in documents.PAGES:

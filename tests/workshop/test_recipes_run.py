@@ -33,8 +33,8 @@ SOON = 20.0         # seconds after a loss; it is some tenths, and upstream is d
 
 # -- the settings ------------------------------------------------------------------------------------------------------
 
-# Run by Odoo's interpreter: each odoo.conf is read by Odoo, which loads what is to be loaded server-wide. Told is what the
-# addon logs then, and which settings it asks the environment for.
+# Run by Odoo's interpreter: each odoo.conf is read by Odoo, which loads what is to be loaded server-wide. Told is what
+# the addon logs then, and which settings it asks the environment for.
 READER = """
 import json, logging, os, sys
 import odoo
