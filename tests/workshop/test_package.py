@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from stack.base import StackError
 from stack.clients.listeners import wait_listening
-from stack.download.python import pip
+from stack.download.python import PUBLISHED, pip, published
 from stack.machine import run
 from tests.old_python import old_python
 
@@ -109,6 +110,41 @@ def test_an_odoo_runs_from_an_old_installation(odoo, postgres, bus, source, tmp_
          "--target", tmp_path / "packages", copy], "pip could not install the checkout", env=env)
     assert addon_files(tmp_path / "packages" / INSTALLED) == addon_files(source / ADDON)
     run_from(tmp_path / "packages", odoo, postgres, bus)
+
+
+@pytest.fixture
+def both(stack, wheel, tmp_path):
+    """A virtual environment, and a pip for it: (pip, the folder of the addon in it, OCA's wheel, ours)."""
+    try:
+        folder, _ = published(stack.machine.cache, 19)
+    except StackError as exc:
+        pytest.skip(f"NOT TESTED: {exc}")
+    oca, = folder.parent.parent.glob("*.whl")
+    run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], "no virtual environment")
+    command, env = pip(stack.machine.cache)
+
+    def call(*args):
+        run([*command, "--python", tmp_path / "venv/bin/python", *args], f"pip {args[0]} failed", env=env)
+    site, = (tmp_path / "venv").glob("lib/python*/site-packages")
+    return call, site / INSTALLED, oca, wheel
+
+
+INSTALL = "install", "--quiet", "--no-deps", "--no-index"
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("last", ["OCA's", "this one"])
+def test_both_packages_at_once(both, last):
+    """What docs/upgrading.rst says of it: the last one runs, without OCA's none does, and how that is mended."""
+    call, folder, oca, ours = both
+    for each in (ours, oca) if last == "OCA's" else (oca, ours):
+        call(*INSTALL, each)
+    runs = "OCA's" if "from . import models" in (folder / "__init__.py").read_text() else "this one"
+    assert runs == last
+    call("uninstall", "--quiet", "--yes", PUBLISHED)
+    assert not (folder / "__init__.py").exists()
+    call(*INSTALL, "--force-reinstall", ours)
+    assert addon_files(folder) == addon_files(REPO / ADDON)
 
 
 def run_from(packages, odoo, postgres, bus):
