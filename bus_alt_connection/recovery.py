@@ -103,7 +103,8 @@ class Recovery:
         if database.due_at <= now:
             self._try(name, database, state, now)
             return 0.0
-        return database.due_at - now
+        check_at = self._checked_at + self.LOOK_SECONDS[1] if self._listening else database.due_at
+        return min(database.due_at, check_at) - now
 
     def _follow(self, state: Any, now: float) -> None:
         """Have what a change of the listener's state makes due be due, and see where NOTIFYs go."""
