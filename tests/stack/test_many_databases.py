@@ -23,7 +23,7 @@ WATCHED = 120       # seconds
 AT_ONCE = 8         # connection attempts
 PACE = 500          # clients that are woken in a second, at most
 CROWD = 160         # clients of a database
-CROWDS, BIG_CROWD = 4, 400
+CROWDS, BIG_CROWD = 4, 200     # their sockets have to fit into select(), which the proxy waits with
 PATIENCE = 90       # seconds
 pytestmark = pytest.mark.timeout(900)
 
