@@ -7,13 +7,18 @@ the manifest's. Any setuptools since Python 3.6's will do; nothing is imported f
 """
 import ast
 import os
+import re
 
+import setuptools
 from setuptools import setup
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ADDON = "bus_alt_connection"
 PACKAGE = "odoo.addons." + ADDON
-DATA = ("static", "i18n", "readme", "data", "security", "views")
+DATA = ("static", "readme", "data", "security", "views")
+# What an index shows of the README has no pictures, and no links into the repository.
+PICTURE = re.compile(r"^\.\. image::.*\n(?:[ ]+.*\n)*\n?", re.M)
+LINK = re.compile(r"`([^`<]+?)\s+<(?!https?:)([^>]+)>`__")
 
 
 def text(*path):
@@ -38,6 +43,7 @@ def data():
                 yield os.path.relpath(os.path.join(folder, name), os.path.join(HERE, ADDON)).replace(os.sep, "/")
 
 
+MODERN = int(setuptools.__version__.split(".")[0]) >= 77
 manifest = ast.literal_eval(text(ADDON, "__manifest__.py"))
 packages = dict(folders())
 
@@ -45,11 +51,11 @@ setup(
     name="odoo-" + ADDON.replace("_", "-"),
     version=manifest["version"],
     description=manifest["summary"],
-    long_description="\n\n".join(
-        text(ADDON, "readme", name + ".rst") for name in ("DESCRIPTION", "CONFIGURE", "USAGE")),
+    long_description=LINK.sub(r"\1 (``\2``)", PICTURE.sub("", text("README.rst"))),
     long_description_content_type="text/x-rst",
     author=manifest["author"],
-    license="AGPL-3.0-or-later",
+    # the name of the field that today's setuptools wants, which older ones do not know
+    **{"license_expression" if MODERN else "license": "AGPL-3.0-or-later"},
     packages=sorted(packages),
     package_dir=packages,
     package_data={PACKAGE: sorted(data())},
@@ -69,8 +75,7 @@ setup(
         "Framework :: Odoo :: 18.0",
         "Framework :: Odoo :: 19.0",
         "Intended Audience :: System Administrators",
-        "License :: OSI Approved :: GNU Affero General Public License v3 or later (AGPLv3+)",
-        "Operating System :: OS Independent",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         "Topic :: Database",
         "Topic :: System :: Monitoring",

@@ -44,7 +44,7 @@ seconds that a notification took from its commit to the client, whenever it was 
 Lost: did not arrive within the {WATCH} s that were watched. The client keeps its last id, as a browser's does, so what
 it missed comes along with the next notification that wakes it.
 
-The path is that of the listening connection: from this addon and from the published one to PostgreSQL, from PgBouncer
+The path is that of the listening connection: from this addon and from OCA's to PostgreSQL, from PgBouncer
 in session mode to PostgreSQL, and from Odoo straight to PostgreSQL, where all of Odoo's queries take it, too.
 
 What comes between a commit and its NOTIFY hits one message, sent through Odoo's own API on a channel that gets nothing
@@ -305,11 +305,10 @@ def write(folder, outcomes, versions, watch=WATCH):
             ("the caller got", lambda each: each.caller)):
         rows = [[fault, *(cell(found[fault, name]) for name in names)] for fault in faults]
         rows = [row for row in rows if any(value != "" for value in row[1:])]
-        tables += report.csv_table([label, *map(report.title, names)], rows)
+        tables += report.table_or_none(label, list(map(report.title, names)), rows)
     lines = [*report.heading("A bad day", "="), "Made by ``./dev bad-day``; the same as ``bad-day.csv``.", "",
              report.machine(versions), "", NOTE, "", *tables]
     paths[1].write_text("\n".join(lines).rstrip() + "\n")
-    report.show_glance(folder)      # it has a column of these figures
     return paths
 
 

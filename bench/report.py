@@ -7,12 +7,11 @@ and PLOTS; the file has all.
 import csv
 import datetime
 import io
-import itertools
 import os
 import platform
 import re
 import statistics
-import textwrap
+import subprocess
 from collections import namedtuple
 from pathlib import Path
 
@@ -26,7 +25,6 @@ Aim = namedtuple("Aim", "metric case setup to bound value")
 COLOURS = dict(zip(SETUPS, ["#777777", "#000000", "#88ccee", "#4477aa", "#cc3311", "#882255", "#ee9955"],
                    strict=True))
 PLAIN = {"lost", "duplicated"}      # totals of all repetitions, no medians
-BEGIN, END = ".. at a glance: begin\n", ".. at a glance: end\n"
 
 
 class Figures:
@@ -138,7 +136,9 @@ def machine(versions):
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     parts = [f"{os.cpu_count()} cores" + (f" ({model[1].strip()})" if model else ""), f"{pages:.0f} GiB of memory",
              f"{platform.system()} {platform.release().split('-')[0]}"]
-    return (f"Measured on {datetime.date.today()}: {', '.join(parts)}; "
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, text=True,
+                            capture_output=True).stdout.strip()
+    return (f"Measured on {datetime.date.today()}{f', commit {commit}' if commit else ''}: {', '.join(parts)}; "
             + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".")
 
 
@@ -149,17 +149,11 @@ def csv_table(head, rows):
     return [".. csv-table::", "   :header-rows: 1", "", *(f"   {line}" for line in text.getvalue().splitlines()), ""]
 
 
-def simple_table(head, rows):
-    """A table that is read as easily in the source: headings wrap, a row is one line. No cell of the first column is
-    empty."""
-    columns = zip(*rows, strict=True)
-    widths = [max(10, *map(len, [*title.split(), *cells])) for title, cells in zip(head, columns, strict=True)]
-    wrapped = [textwrap.wrap(cell, width) for cell, width in zip(head, widths, strict=True)]
-    rule = "  ".join("=" * width for width in widths)
-    lines = [*itertools.zip_longest(*wrapped, fillvalue=""), *rows]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    height = max(map(len, wrapped))
-    return [rule, *lines[:height], rule, *lines[height:], rule, ""]
+def table_or_none(label, names, rows):
+    """A table of what happened to each, by name; one sentence where it never did."""
+    if all(cell in (0, "0", "–") or str(cell).startswith("0 of ") for row in rows for cell in row[1:]):
+        return [f"{label[0].upper()}{label[1:]}: none, in any fault, by anyone.", ""]
+    return csv_table([label, *names], rows)
 
 
 def table(figures, measure, metric):
@@ -196,53 +190,6 @@ def aims(figures, measure, wanted):
     return csv_table(["ratio", "of", "to", "measured", "aim"], rows) if rows else []
 
 
-def glance(figures, folder):
-    """The table that says who needs what: one figure of each measurement, and of the bad day that lies beside it."""
-    wanted = [("sending", "commit to client", 0, "commit to client, × direct"),
-              ("sending", "the caller waits", 0, "the caller waits, × direct"),
-              ("sending", "messages a second", -1, "messages a second, × direct"),
-              ("connections", "under load", -1, "server connections with {}")]
-    columns = [column for column in wanted if column[1] in figures.metrics(column[0])]
-    dark = {}
-    if (folder / "bad-day.csv").exists():
-        with open(folder / "bad-day.csv", newline="") as file:
-            for row in csv.reader(file):
-                dark.setdefault(row[1], row[2])     # the first fault: the listening backend is terminated
-    head, rows = ["Setup", "notifications arrive", *["outage after a lost connection (s)"] * bool(dark)], []
-    for measure, metric, which, label in columns:
-        head.append(label.format(figures.some(measure, metric, 3)[which]))
-    for setup in SETUPS:
-        if setup not in figures.some("sending", "lost", 2):
-            continue
-        lost = any(sum(values) for (_, metric, name, _), values in figures.values.items()
-                   if metric == "lost" and name == setup)
-        row = [title(setup), "no" if lost else "yes", *[dark.get(setup, "–")] * bool(dark)]
-        for measure, metric, which, label in columns:
-            case = figures.some(measure, metric, 3)[which]
-            value = (figures.ratio(measure, metric, setup, case) if "×" in label and setup != "direct" else
-                     1.0 if "×" in label else figures.median(measure, metric, setup, case))
-            row.append("–" if value is None else times(value) if "×" in label else number(value))
-        rows.append(row)
-    return simple_table(head, rows)
-
-
-def show_glance(folder, figures=None):
-    """Write that table where its two marks are, in the README and in performance.rst, of those that are there.
-
-    `figures`: those of performance.csv, unless there are newer ones.
-    """
-    if figures is None:
-        figures = Figures([])
-        figures.keep(folder / "performance.csv", but=())
-    if not figures.metrics("sending"):
-        return
-    lines = "\n".join(["", *glance(figures, folder), END])
-    for page in (folder / "performance.rst", folder.resolve().parent / "README.rst"):
-        text = page.read_text() if page.exists() else ""
-        if BEGIN in text:
-            page.write_text(text.split(BEGIN)[0] + BEGIN + lines + text.split(END)[1])
-
-
 def heading(text, line):
     return [text, line * len(text), ""]
 
@@ -275,8 +222,6 @@ def write(folder, figures, parts, versions, only=None):
              "A cell is the median, in parentheses the least and the most of the repetitions, then the ratio to Odoo "
              "straight to PostgreSQL (×). The setups took turns. Absolute figures are this machine's; the ratios are "
              "what carries over.", ""]
-    if figures.metrics("sending"):
-        lines += [*heading("At a glance", "-"), BEGIN + END]      # it is put between them below
     for measure, module in parts.items():
         if not figures.metrics(measure):
             continue
@@ -296,7 +241,6 @@ def write(folder, figures, parts, versions, only=None):
         lines += aims(figures, measure, getattr(module, "AIMS", ()))
     paths.append(folder / "performance.rst")
     paths[-1].write_text("\n".join(lines).rstrip() + "\n")
-    show_glance(folder, figures)
     return paths
 
 

@@ -29,7 +29,7 @@ SETUPS = {
     "direct": Setup("Odoo straight to PostgreSQL", None, ""),
     "pooled": Setup("Odoo behind PgBouncer alone", "transaction", ""),
     "session": Setup("PgBouncer, postgres in session mode", "session", ""),
-    "published": Setup("the published addon", "transaction", "published"),
+    "published": Setup("OCA's addon", "transaction", "published"),
     "addon": Setup("this addon", "transaction", "ours"),
     "addon off": Setup("this addon, keep_notify = false", "transaction", "ours", {"imdispatcher_keep_notify": "false"}),
     "addon direct": Setup("this addon, straight to PostgreSQL", None, "ours"),
@@ -179,5 +179,5 @@ def versions(stack):
     release = stack.postgres.query("SHOW server_version")[0][0]
     return {"Odoo": ".".join(map(str, machine.odoo.series)), "PostgreSQL": release.split()[0],
             "PgBouncer": re.search(r"[\d.]+", found)[0],
-            "the published addon": published(machine.cache, machine.odoo.series[0])[1],
+            "OCA's addon": published(machine.cache, machine.odoo.series[0])[1],
             "Python": sys.version.split()[0]}

@@ -1,7 +1,7 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
 {
     "name": "Bus Alt Connection",
-    "summary": "Keeps chat, live views and scheduled actions working through PostgreSQL failovers and behind PgBouncer",
+    "summary": "Live messages and scheduled actions behind PgBouncer, and through PostgreSQL failovers",
     "version": "2.0.0",
     "author": "Bus Alt Connection contributors",
     "license": "AGPL-3",

@@ -156,8 +156,9 @@ def undelivered(endpoint: str, listening: Tuple[int, str], notifying: Tuple[int,
     if listening[0] != notifying[0]:
         cause, text = OTHER_SERVER, f"it listens on {endpoint}, which is another server than the one NOTIFYs reach"
     elif listening[1] != notifying[1]:
-        cause = OTHER_DATABASE._replace(remedy=f"Set imdispatcher_db_name = {notifying[1]}.")
+        # The names stand in the text, and not in the remedy, which the health route shows to everyone.
         text = f'it listens in database "{listening[1]}" ({endpoint}), but NOTIFYs go to "{notifying[1]}"'
+        cause, text = OTHER_DATABASE, f"{text} (imdispatcher_db_name = {notifying[1]})"
     elif pooler:
         cause, text = POOLER, f"{endpoint} is a pooler that shares its connections, where a LISTEN is lost"
     return ConnectionLost(text, cause=cause)

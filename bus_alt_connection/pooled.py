@@ -74,7 +74,8 @@ class PooledPath:
                 link.close()
             elif keep:
                 while len(self._kept) >= self.KEPT or keep in self._kept:
-                    self._kept.pop(keep if keep in self._kept else next(iter(self._kept))).close()
+                    others = [name for name in self._kept if name != endpoints.system_database()]
+                    self._kept.pop(keep if keep in self._kept else others[0]).close()
                 self._kept[keep] = link
 
     def _open(self, database: str, deadline: float) -> Link:

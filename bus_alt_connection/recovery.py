@@ -8,7 +8,7 @@ database after the other, those that answer first, and wakes clients at one pace
 """
 
 import logging
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import endpoints, runtime
 from .errors import ConnectionLost
@@ -17,17 +17,19 @@ from .pooled import PooledPath
 _logger = logging.getLogger(__name__)
 
 LIMIT = 5000  # rows that a look reads: while NOTIFYs arrive it sees each row once, up to 200 rows a second
-# Of one database: the channels and ids of the rows that are younger than %(seconds)s and older than %(settled)s, and
-# one row without ids: whether the server is a standby, and whether there are more rows than are read. There is an
-# index on the id alone, and no statistics would choose it for a condition on the id.
+# Of one database: channels and ids of the rows above the id %(known)s that are older than %(settled)s, and one row for
+# the table: its highest id, the lowest one that was read, whether the server is a standby, whether there may be more
+# rows. Only the first look goes by %(seconds)s: a row's create_date is when its transaction began, maybe an hour ago.
 QUERY = f"""
-WITH newest AS (SELECT id, channel, create_date FROM bus_bus ORDER BY id DESC LIMIT {LIMIT}),
+WITH newest AS (SELECT id, channel, create_date FROM bus_bus WHERE id > %(known)s ORDER BY id DESC LIMIT {LIMIT}),
      clock AS (SELECT timezone('UTC', now()) - %(seconds)s * interval '1 second' AS since,
                       timezone('UTC', now()) - %(settled)s * interval '1 second' AS until)
-SELECT channel::text, array_agg(id), NULL, NULL FROM newest, clock
+SELECT channel::text, array_agg(id), NULL::int, NULL::int, NULL, NULL FROM newest, clock
 WHERE coalesce(create_date BETWEEN since AND until, true) GROUP BY 1
 UNION ALL
-SELECT NULL, NULL, pg_is_in_recovery(), (SELECT count(*) = {LIMIT} AND min(create_date) > min(since) FROM newest, clock)
+SELECT NULL, NULL, (SELECT coalesce(max(id), 0) FROM bus_bus),
+    (SELECT min(id) FROM newest, clock WHERE create_date > since), pg_is_in_recovery(),
+    (SELECT count(*) = {LIMIT} AND coalesce(min(create_date) > min(since), false) FROM newest, clock)
 """
 EXISTS = "SELECT 1 FROM pg_database WHERE datname = %s"
 
@@ -39,6 +41,7 @@ class Database:
         self.since = now  # when the latest complete look began
         self.due_at = 0.0  # when the next look is due
         self.failures = 0  # since the latest complete look
+        self.marks: List[Tuple[float, int]] = []  # of complete looks: (a time, the highest id then)
 
 
 class Recovery:
@@ -129,7 +132,7 @@ class Recovery:
         try:
             # To 15 each client asks the table itself, at least every 50 s.
             if catching_up or self._subscribers.remembers:
-                self.look(name, now - database.since, catching_up)
+                self.look(name, database, now, catching_up)
         except ConnectionLost as exc:
             pause = self._spread(poll_seconds) * 2 ** min(database.failures, 8)
             database.failures += 1
@@ -142,17 +145,20 @@ class Recovery:
             for other in self._databases.values():
                 other.due_at = 0.0 if other.failures else other.due_at  # they may answer again, too
 
-    def look(self, name: str, seconds: float, catching_up: bool) -> None:
+    def look(self, name: str, database: Database, now: float, catching_up: bool) -> None:
         """Wake everyone who lacks a row of this database.
 
-        :param seconds: since the latest complete look began
         :param catching_up: whether no NOTIFY of these rows is to be expected
         :raises ConnectionLost: if the database does not answer
         """
         reach = self.STRAGGLER_SECONDS if self._subscribers.remembers else self.OVERLAP_SECONDS
+        marks = database.marks
+        while len(marks) > 1 and marks[1][0] <= database.since - reach:
+            del marks[0]
+        known, seconds = (marks[0][1], 1e9) if marks else (-1, now - database.since + reach)
         settled = 0.0 if catching_up else self.SETTLED_SECONDS
-        rows = self._path.query(name, QUERY, {"seconds": seconds + reach, "settled": settled})
-        standby, more = next(row[2:] for row in rows if row[1] is None)
+        rows = self._path.query(name, QUERY, {"known": known, "seconds": seconds, "settled": settled})
+        highest, lowest, standby, more = next(row[2:] for row in rows if row[1] is None)
         if standby:
             raise self._path.give_up_standby()
         ids: Optional[Dict[str, List[int]]] = {channel: found for channel, found, *_ in rows if found}
@@ -167,6 +173,10 @@ class Recovery:
             self.woken += 1
             if number % self.BATCH == 0:
                 runtime.sleep(self.BATCH_SECONDS)
+        if highest < known:
+            marks.clear()  # the table was emptied, or is another one
+        else:
+            marks.append((now, highest) if marks else (now - reach, (lowest or highest + 1) - 1))
 
     def _report(self, name: str, database: Database, problem: ConnectionLost) -> None:
         self.failed_looks += 1

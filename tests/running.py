@@ -1,4 +1,4 @@
-"""What a run says while it goes on and of what failed: a plugin of pytest.
+"""What a run says while it goes on and of what failed, and which test has the machine to itself: a plugin of pytest.
 
 Contract:
 
@@ -6,12 +6,16 @@ Contract:
 * The report of a failed test has the end of the log of each server that was started or wrote to its log meanwhile.
 * A test that exceeded its deadline (pytest-timeout, which shows the stacks of all threads) has the stacks of each Odoo
   as well, which writes them to its log when it is asked.
+* While a test that is marked `alone` runs, no other does: it measures what a neighbour would disturb.
 * Side by side run the modules (pytest-xdist), each with all its tests of one series together.
 """
 import contextlib
+import fcntl
+import glob
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 
@@ -27,6 +31,7 @@ SIZES = {}          # program: the size of its log when the test began
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "alone: no other test runs meanwhile; say in a comment what it measures")
     if not hasattr(config, "workerinput"):      # where several processes run tests, the one that controls them
         config.pluginmanager.register(Minutes(), "minutes")
 
@@ -41,6 +46,28 @@ def pytest_xdist_make_scheduler(config, log):
             path, _, rest = nodeid.partition("::")
             return path, *re.findall(r"\[(?:.*-)?(odoo\d*)\b", rest)
     return Modules(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """Tests take turns over two locked files: many that are not alone, or one that is."""
+    run = getattr(item.config, "workerinput", {}).get("testrunuid")     # without pytest-xdist there are no others
+    if not run:
+        return (yield)
+    name = os.path.join(tempfile.gettempdir(), f"bus-alt-tests-{run}")
+    with open(f"{name}.next", "a") as next_one, open(f"{name}.turn", "a") as turn:
+        # who waits to be alone holds the first, so that others cannot go before it again and again
+        fcntl.flock(next_one, fcntl.LOCK_EX)
+        fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(next_one, fcntl.LOCK_UN)
+        return (yield)
+
+
+def pytest_unconfigure(config):
+    run = getattr(config, "workerinput", {}).get("testrunuid")
+    for path in glob.glob(os.path.join(tempfile.gettempdir(), f"bus-alt-tests-{run}.*")):
+        with contextlib.suppress(FileNotFoundError):    # the other process was quicker
+            os.unlink(path)
 
 
 class Minutes:

@@ -40,11 +40,10 @@ class HAProxy(Program):
         return self
 
     def accepts(self):
-        if not self.socket.exists():        # it is there a moment after the port
-            return False
         try:
             socket.create_connection((self.host, self.port), 1).close()
-        except OSError:
+            self.servers("any")     # its socket answers a moment after the port
+        except (OSError, ValueError):
             return False
         return True
 

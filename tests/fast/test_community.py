@@ -2,6 +2,7 @@
 
 The schemas are SchemaStore's, as check-jsonschema has them with it; nothing is fetched.
 """
+import ast
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from tests.documents import REPO
 
 GITHUB = REPO / ".github"
-FRAGMENTS = REPO / "bus_alt_connection/readme/newsfragments"
+FRAGMENTS = REPO / "newsfragments"
 FORMS = ["problem.yml", "wish.yml"]
 
 
@@ -37,7 +38,10 @@ def test_github_reads_it(schema, name, tmp_path):
 def test_the_workflow_runs_what_a_developer_runs():
     jobs = yaml.safe_load((GITHUB / "workflows/test.yml").read_text())["jobs"]
     runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
-    assert [run for run in runs if run.startswith("./dev")] == ["./dev test --fast", "./dev test --series 19"]
+    assert [run for run in runs if run.startswith("./dev")] == [
+        "./dev test --fast", "./dev test --series ${{ matrix.series }}"]
+    # as the README says of every change
+    assert jobs["stack"]["strategy"]["matrix"]["series"] == ["19", "14"]
     assert all("timeout-minutes" in job for job in jobs.values())
     assert all(float(version) >= 3.11 for version in jobs["fast"]["strategy"]["matrix"]["python"])
 
@@ -63,3 +67,11 @@ def test_the_change_log_has_every_fragment():
         # of what is of no interest to users it has the number only
         assert kind[1] == "misc" or " ".join(path.read_text().split()) in built
     assert (REPO / "CHANGELOG.rst").read_text().count(".. towncrier release notes start") == 1
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    """The latest of the change log is the manifest's, and the form's example is one that exists."""
+    version = ast.literal_eval((REPO / "bus_alt_connection/__manifest__.py").read_text())["version"]
+    released = re.findall(r"^(\d+\.\d+\.\d+) \(\d{4}-\d\d-\d\d\)$", (REPO / "CHANGELOG.rst").read_text(), re.M)
+    assert released[0] == version
+    assert f"placeholder: {version}, Odoo" in (GITHUB / "ISSUE_TEMPLATE/problem.yml").read_text()

@@ -18,7 +18,8 @@ MAY = {
                       "stack.servers", "stack.clients"},
     "stack": {"stack"},
     "bench": {"stack", "bench"},
-    "tests/fast": {"stack", "bench", "tests.documents", "tests.old_python", "tests.inside.settings_values"},
+    "tests/fast": {"stack", "bench", "tests.fast", "tests.documents", "tests.old_python",
+                   "tests.inside.settings_values"},
     "tests/stack": {"stack", "bench", "tests.documents", "tests.stack"},
     "tests/workshop": {"stack", "bench", "tests.documents", "tests.running", "tests.old_python", "tests.workshop"},
 }

@@ -24,7 +24,7 @@ QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 
 
 def test_all_metrics_are_served_and_documented():
-    code = (REPO / "bus_alt_connection/metrics.py").read_text()
+    code = (REPO / "bus_alt_connection/observe/metrics.py").read_text()
     used = {name for text in [*QUERIES, *(rule["expr"] for rule in RULES)]
             for name in re.findall(r"bus_alt_connection_(\w+)", text)}
     documented = set(re.findall(r"^``bus_alt_connection_(\w+)``", PAGE, re.M))

@@ -280,15 +280,23 @@ def test_the_health_route_is_the_one_that_is_named():
         assert found == {"/bus_alt_connection/health"}      # test_health.py asks a server for it
 
 
-def test_the_page_of_the_design_names_all_parts():
-    """Every part, and all that is patched in Odoo, which the addon's first lines list."""
-    text = one_line((REPO / "docs/design.rst").read_text())
-    parts = {path.relative_to(FOLDER).parts[0].removesuffix(".py") for path in SOURCES}
-    assert not {name for name in parts - {"__init__", "__manifest__", "cli"} if f"``{name}``" not in text}
-    patched = {name for name in re.findall("``(.*?)``", ast.get_docstring(SOURCES[FOLDER / "__init__.py"]))
-               if re.fullmatch(r"(odoo\.[\w.]+|[A-Z]\w+\.\w+)", name)}
-    assert len(patched) > 6
-    assert not [name for name in patched if name not in text]
+def test_what_the_page_of_the_versions_names_is_there():
+    """The parts of the addon that handle what differs, as ``module`` or ``folder.module``."""
+    named = {name for row in documents.table("differences-table") for name in documents.literals(row[2])}
+    assert len(named) > 5
+    parts = {".".join(path.relative_to(FOLDER).with_suffix("").parts) for path in SOURCES}
+    assert named <= parts, named - parts
+
+
+def test_the_design_says_where_to_begin():
+    """The page has the states and leads to the addon's first lines, which name every part."""
+    text = (REPO / "docs/design.rst").read_text()
+    assert all(name in text for name in ("CONNECTING", "VERIFYING", "LISTENING", "STOPPED"))
+    assert f"``{FOLDER.name}/__init__.py``" in text
+    parts = {path.relative_to(FOLDER).parts[0].removesuffix(".py") for path in SOURCES} - {"__init__", "__manifest__"}
+    manual = ast.get_docstring(SOURCES[FOLDER / "__init__.py"])
+    # the command is in the manual by its own name, and the shared data explain themselves
+    assert not {name for name in parts - {"cli", "errors"} if not re.search(rf"\b{name}\b", manual)}
 
 
 def test_the_page_of_the_manifest_says_what_the_readme_says():

@@ -1,5 +1,7 @@
-"""Which cursor a caller gets: decided at its first statement. The statements are those of Odoo's own source, series by
-series; that the cursors do what they should on a real server is in inside/test_routing.py.
+"""Which cursor a caller gets is decided at its first statement.
+
+The statements are those of Odoo's own source, series by series; that the cursors do what they should on a real server
+is in inside/test_routing.py.
 """
 import psycopg2
 import pytest

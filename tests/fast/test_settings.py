@@ -8,7 +8,7 @@ import pytest
 
 from bus_alt_connection import settings
 from bus_alt_connection.settings import Settings
-from tests.inside.settings_values import CONNECTION, FATAL, FILE, NAMES, RIGHT, SECRET, WRONG
+from tests.inside.settings_values import CONNECTION, FATAL, NAMES, RIGHT, SECRET, WRONG
 
 
 def env(name, prefix=""):

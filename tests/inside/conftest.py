@@ -48,7 +48,7 @@ def settings(addon, clean, monkeypatch, tmp_path):
             monkeypatch.setitem(config.options, name, parsed.options.get(name))
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        return addon.settings.Settings.of_odoo()
+        return addon.settings.Settings.from_odoo()
     return read
 
 

@@ -12,6 +12,7 @@ from stack.clients.listeners import wait_listening
 from stack.clients.state import wait_healthy
 from stack.faults.hold import ADDONS, NAMING, name_of
 from stack.faults.network import Proxy
+from stack.process import wait_until
 
 WITHIN = 20.0       # seconds
 FIRST, SECOND = "127.0.0.2", "127.0.0.1"
@@ -43,7 +44,7 @@ def test_a_standby_first(stack, odoo, facts, two, tmp_path, workers):
             wait_healthy(server)
             flow.check_pushed()
             stack.postgres.query("SELECT pg_terminate_backend(%s)", [pid])
-            wait_listening(stack.postgres, server, "bus", count=0)
+            wait_until(lambda pid=pid: wait_listening(stack.postgres, server, "bus") != [pid], WITHIN, "not back")
         if facts.cron_listeners:
             wait_listening(stack.postgres, server, "cron", timeout=WITHIN)
         flow.check()

@@ -593,7 +593,7 @@ WRONG = {
     "another server": (lambda get: at(get("other")),
                        "direct server", "other server", "to the server behind Odoo's own db_host"),
     "another database": (lambda get: {"IMDISPATCHER_DB_NAME": "template1"},
-                         "direct server", "other database", "Set imdispatcher_db_name = postgres"),
+                         "direct server", "other database", "Set imdispatcher_db_name to the database"),
     "pooler": (lambda get: {"IMDISPATCHER_DB_PORT": str(get("pgbouncer").port)},
                "direct pooler", "pooler", "to PostgreSQL itself"),
     "refused": (lambda get: {"IMDISPATCHER_DB_PORT": str(free_port())},

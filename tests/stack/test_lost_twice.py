@@ -20,8 +20,9 @@ HOWS = ["cut", "refused for a while", "killed", "cut twice"]
 @pytest.fixture
 def crowd(stack, odoo, proxy):
     """An Odoo whose listeners go through `proxy`, its clients, who are all subscribed, and a sender."""
+    # connections for all of them: of long polls that find none Odoo makes errors
     server = odoo(workers=2, options={"imdispatcher_db_host": proxy.host, "imdispatcher_db_port": proxy.port,
-                                      "max_cron_threads": 0})
+                                      "max_cron_threads": 0, "db_maxconn": CLIENTS + 50})
     session = Session(server, "demo")
     sender = Sender(session, stack.pgbouncer, f"crowd-{time.monotonic_ns()}")
     last = sender.insert("seen before")
@@ -37,6 +38,9 @@ def crowd(stack, odoo, proxy):
         wait_listening(stack.postgres, server, "bus")
         wait_healthy(server)
         yield server, clients, sender
+        for client in clients:      # all at once: closing waits for each
+            client.closing.set()
+            client.abort()
 
 
 def lacking(clients, number):

@@ -7,6 +7,7 @@ import pytest
 
 from stack.clients.listeners import wait_listening
 from stack.clients.state import lines, wait_healthy
+from stack.process import DEADLINE, wait_until
 
 ADDONS = Path(__file__).parent / "addons"
 ORDERS = {"before": "{},bus_alt_connection", "after": "bus_alt_connection,{}"}
@@ -74,6 +75,5 @@ def test_one_that_listens_on_the_same_connection(odoo, bus, postgres, way, worke
         sender.send_orm("on the bus")
         assert client.next(timeout=10).payload == "on the bus"
         assert not lines(server, " WARNING ", since) and not lines(server, " ERROR ", since)
-        since = server.log_size()
         postgres.query("SELECT pg_terminate_backend(%s)", [pid])
-        server.wait_log("The bus listener is listening again on ", since=since)
+        wait_until(lambda pid=pid: wait_listening(postgres, server, "bus") != [pid], DEADLINE, "not back")

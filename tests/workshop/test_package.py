@@ -8,6 +8,7 @@ Takes 1 min.
 """
 import ast
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -59,7 +60,7 @@ def test_the_wheel_holds_the_addon_and_nothing_else(wheel, source):
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert found == wanted
     for name in ("__manifest__.py", "static/description/icon.png", "static/description/index.html",
-                 "i18n/bus_alt_connection.pot", "readme/DESCRIPTION.rst", "cli/bus_doctor.py"):
+                 "readme/DESCRIPTION.rst", "cli/bus_doctor.py"):
         assert f"{INSTALLED}/{name}" in found
 
 
@@ -73,7 +74,12 @@ def test_what_the_wheel_says(wheel):
                  f"Summary: {manifest['summary']}"):
         assert line in metadata.splitlines()
     assert "Requires-Dist" not in metadata
-    assert "Affero" in metadata or "AGPL" in metadata
+    assert "AGPL-3.0-or-later" in metadata
+    # nothing that was not run, and no link that leads nowhere outside of the repository
+    assert "OS Independent" not in metadata and "License ::" not in metadata
+    description = metadata.partition("\n\n")[2]
+    assert "Do I need it?" in description and ".. image::" not in description
+    assert not re.search(r"<(?!https?:)[^>\s]+>`__", description)
     assert licenses
     assert wheel.name.endswith("py3-none-any.whl")
 

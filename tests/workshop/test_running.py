@@ -2,6 +2,7 @@
 
 Contract: each test is a run of pytest. Takes 20 s.
 """
+import json
 import os
 import subprocess
 import sys
@@ -114,6 +115,33 @@ def test_takes_its_time():
 """)
     assert "0 tests done, running:" in out
     assert "test_it.py::test_takes_its_time" in out
+
+
+def test_alone_is_alone(run, tmp_path):
+    out = run("""
+import json
+
+@pytest.fixture(autouse=True)
+def times(request):
+    began = time.monotonic()
+    yield
+    with open(pathlib.Path(__file__).parent / "times", "a") as file:
+        file.write(json.dumps([request.node.name.startswith("test_alone"), began, time.monotonic()]) + chr(10))
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("series", ["odoo19", "odoo14"])
+def test_beside(number, series):
+    time.sleep(0.3)
+
+@pytest.mark.alone
+@pytest.mark.parametrize("series", ["odoo19", "odoo14"])
+def test_alone(series):
+    time.sleep(0.3)
+""", "-n", "2", "--dist", "loadscope")
+    assert "10 passed" in out
+    spans = [json.loads(line) for line in (tmp_path / "times").read_text().splitlines()]
+    together = [one for one in spans for other in spans if one is not other and one[1] < other[2] and other[1] < one[2]]
+    assert together and not [one for one in together if one[0]]
 
 
 def test_the_tests_of_a_module_and_a_series_run_in_one_process(run, tmp_path):

@@ -51,22 +51,21 @@ class ChannelTopic:
         self._websockets = frozenset()
 
     def fetch(self, cr, waiting):
-        """The rows that a subscriber may lack, [(id, message)] by id."""
+        """The rows that a subscriber may lack, by id, and those of them that the full subscribers lack."""
         known = {number for number, _ in self._history}
         cr.execute("SELECT id, message FROM bus_bus WHERE channel = %s AND id > %s ORDER BY id",
                    [bus.json_dump(self._channel), min([self._last_fetched_id, *waiting.values()])])
-        rows = [(number, json.loads(message)) for number, message in cr.fetchall()]
-        return rows, [(number, message) for number, message in rows
-                      if number > self._last_fetched_id and number not in known]
+        rows = [{"id": number, "message": json.loads(message)} for number, message in cr.fetchall()]
+        return rows, [row for row in rows if row["id"] > self._last_fetched_id and row["id"] not in known]
 
     def send(self, rows, websockets):
-        text = json.dumps([{"id": number, "message": message} for number, message in rows])
+        text = json.dumps(rows)
         for websocket in websockets if rows else ():
             websocket.send(text)
 
-    def remember(self, rows):
+    def _update_history(self, notifications):
         now = time.monotonic()
-        self._history = sorted([*self._history, *((number, now) for number, _ in rows)])
+        self._history = sorted([*self._history, *((row["id"], now) for row in notifications)])
         # what is old enough, up to the first that is not: all below a number are forgotten with it
         while self._history and now - self._history[0][1] > self.MAX_HISTORY_SEC:
             self._last_fetched_id = max(self._last_fetched_id, self._history.pop(0)[0])
@@ -186,9 +185,9 @@ class BusDispatcher(threading.Thread):
                     found = {topic: topic.fetch(cr, waiting) for topic, waiting in claimed.items()}
                 for topic, (rows, new) in found.items():
                     for websocket, last in claimed[topic].items():
-                        topic.send([row for row in rows if row[0] > last], [websocket])
+                        topic.send([row for row in rows if row["id"] > last], [websocket])
                     topic.send(new, topic._websockets)
-                    topic.remember(new)
+                    topic._update_history(new)
                 done = True
             except psycopg2.Error:
                 _logger.exception("Bus._worker_loop: failed to fetch notifications for db %s.", dbname)
