@@ -34,5 +34,5 @@ def post_load() -> None:
         install()
     except Exception as exc:
         _logger = logging.getLogger(__name__)
-        _logger.error("Bus Alt Connection could not be loaded, the bus is Odoo's own: %s: %s", type(exc).__name__, exc)
+        _logger.error("Bus Alt Connection could not be loaded, the bus is Odoo's own: %s: %s.", type(exc).__name__, exc)
         _logger.debug("Where that came from:", exc_info=True)

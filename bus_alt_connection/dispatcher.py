@@ -52,6 +52,8 @@ def patches() -> List[Tuple[Any, str, Any]]:
     :raises AttributeError: if this Odoo has no such dispatcher
     """
     module, upstream, loop = find()
+    if upstream is None:
+        raise AttributeError(f"no dispatcher in {module.__name__}")
     dispatch = getattr(module, "dispatch", None)
     if dispatch is None:
         dispatch = upstream()  # before 16 only those who serve long polls have one

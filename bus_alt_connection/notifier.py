@@ -176,7 +176,7 @@ CRON_SECONDS = 70.0  # between two rounds of a cron worker, at most
 def patches() -> List[Tuple[Any, str, Any]]:
     """Have prefork workers close their idle connection before they wait."""
     server = odoo.service.server
-    check_limits, cron_worker = server.Worker.check_limits, server.WorkerCron
+    check_limits, cron_worker = server.Worker.check_limits, getattr(server, "WorkerCron", ())
 
     @functools.wraps(check_limits)
     def check_limits_and_connection(self: Any) -> Any:

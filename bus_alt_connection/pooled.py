@@ -28,6 +28,7 @@ class PooledPath:
     """
 
     KEPT = 2  # the system database's and another one's; behind a session pooler each is a server connection
+    STARTED = 4  # of hundreds of databases behind a pooler that hangs; the log-in to the others is given up each time
 
     def __init__(self, timeout: float, name: Optional[str] = None, always: bool = False) -> None:
         self._timeout, self._always = timeout, always
@@ -92,7 +93,7 @@ class PooledPath:
                 return link
             except ConnectionLost as exc:
                 problem = ConnectionLost(exc.reason, endpoints.shown(target))
-                if isinstance(exc, TimedOut) and link.answered:
+                if isinstance(exc, TimedOut) and link.answered and len(self._started) < self.STARTED:
                     self._started[database] = link
                     break
             link.close()
@@ -125,6 +126,13 @@ class PooledPath:
         """Close all connections: they lead to a server that was the primary when they were made."""
         self.close()
         return ConnectionLost("Odoo's own db_host leads to a standby")
+
+    def forget(self, database: str) -> None:
+        """Close the connections to a database that is gone."""
+        for links in (self._kept, self._started):
+            link = links.pop(database, None)
+            if link is not None:
+                link.close()
 
     def close(self) -> None:
         """Close all connections."""

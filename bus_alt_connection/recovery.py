@@ -42,6 +42,7 @@ class Database:
         self.due_at = 0.0  # when the next look is due
         self.failures = 0  # since the latest complete look
         self.marks: List[Tuple[float, int]] = []  # of complete looks: (a time, the highest id then)
+        self.missing = False  # whether PostgreSQL says that it does not exist
 
 
 class Recovery:
@@ -102,7 +103,8 @@ class Recovery:
         if database.due_at <= now:
             self._try(name, database, state, now)
             return 0.0
-        return database.due_at - now
+        check_at = self._checked_at + self.LOOK_SECONDS[1] if self._listening else database.due_at
+        return min(database.due_at, check_at) - now
 
     def _follow(self, state: Any, now: float) -> None:
         """Have what a change of the listener's state makes due be due, and see where NOTIFYs go."""
@@ -132,6 +134,11 @@ class Recovery:
         try:
             # To 15 each client asks the table itself, at least every 50 s.
             if catching_up or self._subscribers.remembers:
+                # After an attempt to connect PgBouncer would go on for query_wait_timeout, once a second.
+                database.missing = database.missing and not self._exists(name)
+                if database.missing:
+                    database.due_at = now + self.MOST_SECONDS
+                    return
                 self.look(name, database, now, catching_up)
         except ConnectionLost as exc:
             pause = self._spread(poll_seconds) * 2 ** min(database.failures, 8)
@@ -181,9 +188,10 @@ class Recovery:
     def _report(self, name: str, database: Database, problem: ConnectionLost) -> None:
         self.failed_looks += 1
         try:
-            if not self._path.query(endpoints.system_database(), EXISTS, (name,)):
+            if not self._exists(name):
                 # A channel of any name can be subscribed to: such a database is asked for seldom, and not reported.
-                database.due_at = runtime.monotonic() + self.MOST_SECONDS
+                database.missing, database.due_at = True, runtime.monotonic() + self.MOST_SECONDS
+                self._path.forget(name)
                 return
         except ConnectionLost:
             pass  # all databases are away then
@@ -192,3 +200,6 @@ class Recovery:
                 "Cannot look for undelivered notifications in the database %s: %s. %s Retrying.",
                 name, problem.reason, problem.cause.remedy,
             )
+
+    def _exists(self, name: str) -> bool:
+        return bool(self._path.query(endpoints.system_database(), EXISTS, (name,)))

@@ -18,7 +18,6 @@ FACTS = {
     # the clients: stack/clients/client.py has a class of each name
     "client": {12: "LongPolling", 16: "WebSocket"},
     "websocket": {12: None, 16: "odoo.addons.bus.websocket"},
-    "long_polls": {12: True, 16: False},
     # a websocket closes the pair of sockets by which it is woken when it ends; before, garbage collection does
     "closes_its_pair": {12: False, 19: True},
     # from Python: the method of bus.bus, and what it is given before the message

@@ -24,16 +24,11 @@ def patches() -> List[Tuple[Any, str, Any]]:
     """Return upstream's serving loop, and how it serves a message, wrapped."""
     from odoo.addons.bus import websocket
 
-    found: List[Tuple[Any, str, Any]] = []
-    handler = getattr(websocket, "WebsocketConnectionHandler", None)
-    serve_forever = getattr(getattr(handler, "_serve_forever", None), "__func__", None)
-    if serve_forever is not None:
-        found.append((handler, "_serve_forever", classmethod(_ending(serve_forever))))
-    request = getattr(websocket, "WebsocketRequest", None)
-    if hasattr(request, "serve_websocket_message"):
-        serving = _subscribing(request.serve_websocket_message)
-        found.append((request, "serve_websocket_message", serving))
-    return found
+    handler, request = websocket.WebsocketConnectionHandler, websocket.WebsocketRequest
+    return [
+        (handler, "_serve_forever", classmethod(_ending(handler._serve_forever.__func__))),
+        (request, "serve_websocket_message", _subscribing(request.serve_websocket_message)),
+    ]
 
 
 def _ending(serve_forever: Callable) -> Callable:

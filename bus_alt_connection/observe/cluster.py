@@ -7,7 +7,7 @@ Queries run on the pooled path, in the calling thread. Results are cached for 10
 import functools
 import logging
 import os
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import psutil
 
@@ -39,6 +39,7 @@ class Cluster(NamedTuple):
     # that is silent the longest has sent nothing
     present: Dict[Tuple[str, str], int]
     silent: Dict[Tuple[str, str], float]
+    lost: int  # processes of this server that run and have no listener of the bus any more
 
 
 class Watch:
@@ -51,6 +52,7 @@ class Watch:
         self._path = PooledPath(min(self.TIMEOUT, Settings.from_odoo().connect_timeout_seconds))
         self._looking = runtime.Lock()
         self._usage = USAGE
+        self._served: Set[str] = set()  # processes of this server in which the bus has listened
         self._latest: Optional[Cluster] = None
         self._again_at, self._hidden_logged = 0.0, False  # the first of runtime.monotonic()
 
@@ -83,6 +85,8 @@ class Watch:
         own = _processes()
         present = {(name, scope): 0 for name in ("bus", "cron") for scope in ("host", "cluster")}
         silent: Dict[Tuple[str, str], float] = {}
+        served = {process for _, name, process, *_ in rows if name == "bus" and process in own}
+        self._served = self._served.intersection(own) | served
         for _, name, process, number, hidden, seconds in rows:
             if hidden and not self._hidden_logged:
                 self._hidden_logged = True
@@ -95,7 +99,7 @@ class Watch:
                     present[key] += number
                     if seconds is not None:
                         silent[key] = max(seconds, silent.get(key, 0))
-        return Cluster(rows[0][0], present, silent)
+        return Cluster(rows[0][0], present, silent, len(self._served - served))
 
 
 def _processes() -> List[str]:

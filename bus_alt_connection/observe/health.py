@@ -1,7 +1,8 @@
 # License AGPL-3.0 or later (https://www.gnu.org/licenses/agpl).
 """The route ``GET /bus_alt_connection/health``: 200 while the bus of this process is listening, else 503.
 
-With ``?scope=host`` also 503 while a cron listener of this server is missing: PostgreSQL is asked.
+With ``?scope=host`` also 503 while a cron listener of this server is missing, or the bus listener of a process that
+was seen with one: PostgreSQL is asked.
 
 The route is answered where Odoo's WSGI application is entered and is no controller. Odoo opens a cursor before it
 calls a controller, whatever the controller's ``auth``, as soon as one database is configured or the session knows one:
@@ -63,7 +64,7 @@ def health() -> Dict[str, str]:
 
 
 def host_health() -> Dict[str, str]:
-    """Return the same, and whether PostgreSQL has the cron listeners of this server."""
+    """Return the same, and whether PostgreSQL has the listeners of this server's other processes."""
     from . import cluster
 
     found = health()
@@ -72,6 +73,9 @@ def host_health() -> Dict[str, str]:
     seen = cluster.watch().look()
     if seen is None:
         return _failing(found["state"], "unverified", UNANSWERED)
+    if seen.lost:
+        remedy = f"The bus of {seen.lost} other process(es) does not listen: what does the log say of the bus listener?"
+        return _failing(found["state"], "bus listener", remedy)
     present, expected = seen.present["cron", "host"], cron.expected_listeners()
     if present < expected:
         remedy = (

@@ -104,15 +104,12 @@ def test_no_module_that_odoo_loads_by_itself_is_left_out(name):
 
 # -- the settings ------------------------------------------------------------------------------------------------------
 
-GONE = {"imdispatcher_wakeups_per_second"}      # the page about the settings says what to write instead
-
-
 def test_no_other_setting_is_named():
     known = {row[0] for name in ("settings-table", "timing-table") for row in rows(name)}
     for path in documents.PAGES:
         for name in re.findall(r"\b(?:ODOO_)?IMDISPATCHER_\w+|\bimdispatcher_\w+", path.read_text()):
             name = re.sub("^odoo_", "", name.lower())
-            if path.name == "settings.rst" and name in GONE:
+            if path.name == "settings.rst" and name in documents.GONE:
                 continue
             assert name in known or any(one.startswith(name) for one in known) and name.endswith("_"), (path, name)
 

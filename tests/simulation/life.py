@@ -31,9 +31,11 @@ class Life:
         plan = self.plan
         self.kernel = Kernel(f"life {seed}", preempt=plan.choice((0.0, 0.0, 0.02, 0.2)))
         self.kernel.failed = self.thread_failed
-        self.history, self.broken, self.began = [], None, self.kernel.now
+        self.history, self.began = [], self.kernel.now
+        self.broken = self.exception = None
+        self.subjects = ()          # whom that concerns
         self.statements = Statements(addon)
-        self.connections, self._numbers = {}, 0
+        self.connections, self._numbers, self._rows = {}, 0, 0
         self.counts = dict.fromkeys(("faults", "rows", "delivered", "connects", "notified", "woken", "looks"), 0)
         self.armed = []             # [event, how often until then, fault]
         self.threads_refused = 0    # how many threads the system will not give
@@ -102,8 +104,13 @@ class Life:
             raise RuntimeError("can't start new thread")
         self.kernel.start_thread(target, name)
 
-    def clock(self):
-        return self.kernel.now + 5e8
+    def clock(self, at=None):
+        """The servers' clock, now or at another virtual time."""
+        return (self.kernel.now if at is None else at) + 5e8
+
+    def row_number(self):
+        self._rows += 1
+        return self._rows
 
     # -- Odoo's own queries ----------------------------------------------------------------------------------------
 
@@ -190,9 +197,9 @@ class Life:
     def thread_failed(self, thread, exc):
         self.fail(f"the thread {thread.name} ended with {exc!r}", exc)
 
-    def fail(self, text, exc=None):
+    def fail(self, text, exc=None, subjects=()):
         if self.broken is None:
-            self.broken, self.exception = text, exc
+            self.broken, self.exception, self.subjects = text, exc, subjects
             self.tell("broken", text)
 
     # -- rows and who is due them ----------------------------------------------------------------------------------
@@ -206,13 +213,13 @@ class Life:
             if browser.session is not None and browser.database == database.name and row.channel in browser.texts:
                 if browser.could_get(row):
                     self.due[browser][row] = self.kernel.now
-        self.tell("row", f"{row} of {database.name} commits, {self.kernel.now + 5e8 - row.created:.1f} s after its"
+        self.tell("row", f"{row} of {database.name} commits, {self.kernel.now - row.began:.1f} s after its"
                          " transaction began", row)
 
     def received(self, browser, row):
         before = browser.received.get(row)
         if before is not None and before is browser.session:
-            self.fail(f"{browser} receives {row} twice")
+            self.fail(f"{browser} receives {row} twice", subjects=(browser, row))
         browser.received[row] = browser.session
         self.counts["delivered"] += self.due[browser].pop(row, None) is not None
         self.tell("receives", f"{browser} receives {row}", browser, row)
@@ -324,14 +331,14 @@ class Sender:
         life, kernel, plan = self.life, self.kernel, self.plan
         name = plan.choice(life.databases)
         channels = plan.sample(self.channels[name], plan.choice((1, 1, 2)))
-        created, epoch = life.clock(), life.epoch
+        began, epoch = kernel.now, life.epoch
         late = plan.random()
         if late < 0.03:
             kernel.sleep(plan.uniform(20.0, 150.0))      # a long transaction; its rows are made at its end
         server = life.own_query(name, writing=True)
         database = server.databases[name]
-        rows = [Row(life.counts["rows"] + index, database.next_id(), json.dumps(channel, separators=(",", ":")), created)
-                for index, channel in enumerate(channels)]
+        rows = [Row(life.row_number(), database.next_id(), json.dumps(channel, separators=(",", ":")), began, life.clock(began))
+                for channel in channels]
         if late > 0.9:
             kernel.sleep(plan.uniform(0.0, plan.choice((0.1, 5.0, 55.0))))     # its COMMIT waits
         server = life.own_query(name, writing=True)
@@ -344,14 +351,14 @@ class Sender:
             return
         payload = json.dumps(channels)
         sql = "notify imbus, %s" if life.kind == "14" else "SELECT \"pg_notify\"('imbus', %s)"
-        began = kernel.now
+        sent = kernel.now
         try:
             self.notifier.send([(sql, (payload,))])
         except BaseException as exc:
             life.fail(f"a caller gets {exc!r} after its commit", exc)
             raise
-        if kernel.now - began > 6.0 + life.network.longest_delay:    # nobody can end getaddrinfo
-            life.fail(f"a caller waited {kernel.now - began:.1f} s for its NOTIFY")
+        if kernel.now - sent > 6.0 + life.network.longest_delay:    # nobody can end getaddrinfo
+            life.fail(f"a caller waited {kernel.now - sent:.1f} s for its NOTIFY")
 
 
 __all__ = ["Life", "Broken", "socket"]

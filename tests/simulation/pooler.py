@@ -84,6 +84,14 @@ class Pool:
         self.failed_at = None
         self.known = False      # whether a log-in has succeeded: from then on clients are let in without one
 
+    @property
+    def retries_later(self):
+        return self.failed_at is not None and self.pooler.kernel.now < self.failed_at + self.pooler.login_retry
+
+    @property
+    def failing(self):
+        return self.retries_later and not self.servers
+
     def assign(self):
         """Give those that wait a server connection."""
         pooler = self.pooler
@@ -92,10 +100,9 @@ class Pool:
             if idle is not None:
                 idle.serve(self.waiting.pop(0))
                 continue
-            if self.failed_at is not None and pooler.kernel.now < self.failed_at + pooler.login_retry:
-                if not self.servers:
-                    for client in list(self.waiting):
-                        client.end(self.FAILING)
+            if self.retries_later:
+                for client in list(self.waiting) if self.failing else ():
+                    client.end(self.FAILING)
                 return
             opening = sum(not server.ready for server in self.servers)
             if not opening and len(self.servers) < pooler.size:

@@ -15,10 +15,10 @@ LONGEST_PAYLOAD = 7999
 
 
 class Row:
-    """A row of bus_bus. `created`: the server's clock when its transaction began."""
+    """A row of bus_bus. `began`: when its transaction began; `created`: the same by the server's clock."""
 
-    def __init__(self, number, id, channel, created):
-        self.number, self.id, self.channel, self.created = number, id, channel, created
+    def __init__(self, number, id, channel, began, created):
+        self.number, self.id, self.channel, self.began, self.created = number, id, channel, began, created
         self.committed = None   # virtual time
 
     def __repr__(self):

@@ -73,7 +73,7 @@ def awaited(client, payload, event):
 WATCHERS = 10       # clients of one channel, of each Odoo
 HOT = 0.05          # seconds between messages on it
 FILL, MEASURED = 60, 60     # seconds: until what is remembered is, and that is looked at
-MORE = 1.10         # times an Odoo without this addon
+MORE = 1.2          # times an Odoo without this addon; all that came in 90 s would cost more
 
 
 @pytest.mark.alone      # measures the CPU time of two processes

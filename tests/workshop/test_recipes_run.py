@@ -33,92 +33,122 @@ SOON = 20.0         # seconds after a loss; it is some tenths, and upstream is d
 
 # -- the settings ------------------------------------------------------------------------------------------------------
 
-# Run by Odoo's interpreter: which settings the addon asks the environment for, and what it makes of files of odoo.conf.
+# Run by Odoo's interpreter: each odoo.conf is read by Odoo, which loads what is to be loaded server-wide. Told is what
+# the addon logs then, and which settings it asks the environment for.
 READER = """
-import json, os, runpy, sys
+import json, logging, os, sys
 import odoo
-import odoo.sql_db
+from odoo.modules.module import initialize_sys_path
+from odoo.service.server import load_server_wide_modules
 from odoo.tools import config
-runpy.run_path(sys.argv[1])["importable"]()
-from bus_alt_connection import endpoints
-from bus_alt_connection.settings import Settings
+
 class Asked(dict):
     def get(self, name, default=None):
         self[name] = default
         return default
-asked = Asked()
-plain = Settings(asked)
-def filled(infos):
-    return [{key: value for key, value in info.items() if value} for info in infos]
-told = {
-    "asked": [name for name in asked if name.startswith("IMDISPATCHER_")],
-    "values": plain.values,
-    "unset is Odoo's own": filled(endpoints.direct(plain)) == filled([endpoints.pooled()]),
-    "database": endpoints.direct(plain)[0]["dbname"],
-    "files": {},
-}
-for path in sys.argv[2:]:
+
+class Lines(logging.Handler):
+    def emit(self, record):
+        if record.name.startswith("odoo.addons.bus_alt_connection"):
+            lines.append(record.levelname + " " + " ".join(record.getMessage().split()))
+
+def answer(path):
+    config._parse_config(["-c", path])
+    logging.basicConfig(level=logging.INFO, handlers=[Lines()], force=True)
+    load_server_wide_modules()
+    from odoo.addons.bus_alt_connection.settings import Settings
+    asked = Asked()
+    return {"values": Settings(asked).values, "lines": lines,
+            "asked": [name for name in asked if name.startswith("IMDISPATCHER_")]}
+
+lines, told = [], {}
+config._parse_config(["-c", sys.argv[1]])
+initialize_sys_path()
+import odoo.addons.bus, odoo.addons.web      # once for all
+for path in sys.argv[1:]:
     reader, writer = os.pipe()
     if not os.fork():       # one process a file: options of one would stay for the next
-        config._parse_config(["-c", path])
-        found = Settings(os.environ, config)
-        modules = config["server_wide_modules"]
-        answer = {"problems": found.problems, "direct": endpoints.direct(found), "pooled": endpoints.pooled(),
-                  "loaded": modules.split(",") if isinstance(modules, str) else list(modules)}
-        os.write(writer, json.dumps(answer).encode())
+        os.write(writer, json.dumps(answer(path)).encode())
         os._exit(0)
     os.wait()
     os.close(writer)
-    told["files"][path] = json.loads(os.read(reader, 65536))
+    told[path] = json.loads(os.read(reader, 65536))
 print(json.dumps(told))
 """
 CONFS = {name: text for _, name, _, text in documents.blocks() if name and "[options]" in text}
+PLAIN = """[options]
+db_host = pooler.example
+db_port = 6432
+db_user = somebody
+server_wide_modules = base,web,bus_alt_connection
+"""
 
 
 @pytest.fixture(scope="module")
-def settings(stack, tmp_path_factory):
-    """What the addon's settings are, and what it makes of every odoo.conf in the documentation, asked in Odoo."""
+def loaded(stack, tmp_path_factory):
+    """{name: what is told of it} of every odoo.conf in the documentation, and of one without the addon's settings."""
     folder = tmp_path_factory.mktemp("confs")
     secret = folder / "a-file"
     secret.write_text("secret\n")
-    paths = {}
-    for name, text in CONFS.items():
+    odoo, paths = stack.machine.odoo, {}
+    for name, text in {"plain": PLAIN, **CONFS}.items():
         # files and folders of other machines; the rest stays as it is written
         text = re.sub(r"(?m)^(imdispatcher_\w+_file|imdispatcher_db_sslrootcert) = .*", rf"\1 = {secret}", text)
         text = re.sub(r"(?m)^(data_dir|addons_path) = .*\n?", "", text)
+        addons = ",".join([*odoo.addons, str(REPO)])
         paths[name] = folder / f"{name}.conf"
-        paths[name].write_text(text)
-    odoo = stack.machine.odoo
+        paths[name].write_text(text.replace("[options]\n", f"[options]\naddons_path = {addons}\ndata_dir = {folder}\n"))
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "ODOO", "IMDISPATCHER"))}
-    done = subprocess.run([odoo.command[0], "-c", READER, str(REPO / "stack" / "addon.py"), *map(str, paths.values())],
+    done = subprocess.run([odoo.command[0], "-c", READER, *map(str, paths.values())],
                           env={**env, "PYTHONDONTWRITEBYTECODE": "1", **odoo.env}, text=True, capture_output=True)
     assert not done.returncode, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    told["files"] = {name: told["files"][str(path)] for name, path in paths.items()}
-    return told
+    return {name: told[str(path)] for name, path in paths.items()}
 
 
-def test_the_tables_have_every_setting(settings):
+def test_the_tables_have_every_setting(loaded):
     described = [row[0] for row in rows("settings-table") + rows("timing-table")]
-    assert sorted(described) == sorted(name.lower() for name in settings["asked"])
+    assert sorted([*described, *documents.GONE]) == sorted(name.lower() for name in loaded["plain"]["asked"])
 
 
-def test_the_tables_have_the_defaults(settings):
-    values = settings["values"]
+def connects_to(loaded, name):
+    """(hosts, port, database, user) as the addon logs them."""
+    line, = (line for line in loaded[name]["lines"] if "The listeners of the bus and of cron connect to" in line)
+    hosts, port, database, user = re.search(
+        r"INFO .* connect to (.*):([\d,]+)/(\S+) as (.+?)(?:, Odoo's own address: .*)?\.$", line).groups()
+    return hosts, port, database, user
+
+
+def test_the_tables_have_the_defaults(loaded):
+    values = loaded["plain"]["values"]
     for option, default, unit, _ in rows("timing-table"):
         name = option[len("imdispatcher_"):]
         assert float(default) == values[name], option
         assert name.endswith("_seconds") and unit == "seconds"
+    own = dict(zip(("db_host", "db_port", "db_name", "db_user"), connects_to(loaded, "plain"), strict=True))
     for option, default, _ in rows("settings-table"):
         name = option[len("imdispatcher_"):]
         if default == f"as {name}":
-            assert settings["unset is Odoo's own"]
+            assert name not in own or own[name] == ini(PLAIN)["options"][name]
         elif name == "db_name":
-            assert default == settings["database"]
+            assert default == own[name]
         else:
             value = values.get(name)
             value = str(value).lower() if isinstance(value, bool) else value
             assert default in ("none", "as libpq") and value is None or default == value, option
+
+
+@pytest.mark.parametrize("name", [name for name, text in CONFS.items() if "bus_alt_connection" in text])
+def test_an_odoo_conf_is_understood(loaded, name):
+    # queue_job is not there
+    assert not [line for line in loaded[name]["lines"] if not line.startswith("INFO") and "queue_job" not in line]
+    said = ini(CONFS[name])["options"]
+    hosts, port, database, user = connects_to(loaded, name)
+    assert hosts == said.get("imdispatcher_db_host", said.get("db_host", "the local socket"))
+    assert port == said.get("imdispatcher_db_port", said.get("db_port", "5432"))
+    assert database == said.get("imdispatcher_db_name", "postgres")
+    wanted = said.get("imdispatcher_db_user", said.get("db_user"))
+    assert wanted is None or user == wanted
 
 
 def heartbeat():
@@ -127,25 +157,6 @@ def heartbeat():
     seconds, statement, run = re.search(
         r"heartbeat every (\d+) s, the statement ``(.*?)``.*?shows ``(.*?)``", text).groups()
     return statement, float(seconds), run
-
-
-@pytest.mark.parametrize("name", CONFS)
-def test_an_odoo_conf_is_understood(settings, name):
-    found = settings["files"][name]
-    assert found["problems"] == []
-    said = ini(CONFS[name])["options"]
-    if "server_wide_modules" in said:
-        assert "bus_alt_connection" in found["loaded"]
-    hosts = said.get("imdispatcher_db_host", said.get("db_host", "")).split(",")
-    assert [info.get("host") or "" for info in found["direct"]] == hosts
-    port = said.get("imdispatcher_db_port", said.get("db_port"))
-    assert {str(info["port"]) if info.get("port") else None for info in found["direct"]} == {port}
-    assert {info["dbname"] for info in found["direct"]} == {said.get("imdispatcher_db_name", "postgres")}
-    for option in ("user", "sslmode"):
-        wanted = said.get(f"imdispatcher_db_{option}", found["pooled"].get(option))
-        assert {info.get(option) for info in found["direct"]} == {wanted}
-    if "imdispatcher_db_password_file" in said:
-        assert {info["password"] for info in found["direct"]} == {"secret"}
 
 
 # -- on the real stack -------------------------------------------------------------------------------------------------
@@ -445,7 +456,7 @@ class Front:
 
     def __init__(self, proxy, odoo):
         self.url = self.evented_url = f"http://{proxy.host}:{proxy.port}"
-        self.facts = odoo.facts
+        self.facts, self.system_database = odoo.facts, odoo.system_database
 
 
 def test_several_machines(stack, odoo, bus, postgres, request):

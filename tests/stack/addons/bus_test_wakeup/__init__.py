@@ -1,7 +1,7 @@
 """A stand-in for what only older series have, and another addon that wraps the dispatcher.
 
-In 15 the dispatcher wakes everyone who waits when the server stops. In 15 and 16 there is no function to NOTIFY with
-unless the environment names one.
+In 15 the dispatcher has long polls, and wakes everyone who waits when the server stops. In 15 and 16 there is no
+function to NOTIFY with unless the environment names one.
 """
 import functools
 import logging
@@ -22,6 +22,8 @@ def wrapped(run):
     return wrapper
 
 
+if not hasattr(bus.ImDispatch, "poll"):
+    bus.ImDispatch.poll = lambda self, *args, **kwargs: []
 bus.ImDispatch.wakeup_workers = wakeup_workers
 bus.ImDispatch.run = wrapped(bus.ImDispatch.run)
 bus.ODOO_NOTIFY_FUNCTION = None

@@ -1,0 +1,153 @@
+"""The addon without one of its mechanisms, each switched off from outside, and causes of old faults put back.
+
+Contract: `without(name)` has the addon run so meanwhile. A mechanism that no seed misses is not tested, or not needed.
+"""
+import contextlib
+
+from .standins import addon, load
+
+
+def replaced(owner, name, value):
+    return [(owner, name, value)]
+
+
+def heartbeat():
+    def beat(self):
+        self.beat_at = addon.runtime.monotonic() + self._every
+    return replaced(addon.session.Session, "beat", beat)
+
+
+def listening_channels():
+    beat = addon.session.Session.beat
+
+    def without_comparing(self):
+        try:
+            beat(self)
+        except addon.errors.ConnectionLost as exc:
+            if "the LISTEN was removed" not in exc.reason:
+                raise
+    return replaced(addon.session.Session, "beat", without_comparing)
+
+
+def keepalives():
+    return replaced(addon.session, "tcp_parameters", lambda every: {})
+
+
+def identity():
+    return replaced(addon.listener.Listener, "check_path", lambda self, path: None)
+
+
+def proof():
+    return replaced(addon.listener.Listener, "_verify", lambda self, session: None)
+
+
+def look_when(condition):
+    look = addon.recovery.Recovery.look
+
+    def some_looks(self, name, database, now, catching_up):
+        if condition(self._listener.state, catching_up):
+            look(self, name, database, now, catching_up)
+    return replaced(addon.recovery.Recovery, "look", some_looks)
+
+
+def catch_up():
+    return look_when(lambda state, catching_up: not (catching_up and state.lost_at is None))
+
+
+def poll():
+    return look_when(lambda state, catching_up: state.lost_at is None)
+
+
+def look():
+    return look_when(lambda state, catching_up: catching_up)
+
+
+def history():
+    from . import clients
+    return replaced(clients.Websocket, "HISTORY", 10.0)
+
+
+def overlap():
+    return [*replaced(addon.recovery.Recovery, "STRAGGLER_SECONDS", 0.0),
+            *replaced(addon.recovery.Recovery, "OVERLAP_SECONDS", 0.0)]
+
+
+def server_limit():
+    query = addon.link.Link.query
+
+    def without_limit(self, sql, parameters=None, timeout=None, server_limit=None):
+        return query(self, sql, parameters, timeout)
+    return replaced(addon.link.Link, "query", without_limit)
+
+
+def queue():
+    def drop(self, statements):
+        self.dropped += len(statements)
+    return replaced(addon.notifier.Notifier, "_enqueue", drop)
+
+
+def retry_on_kept():
+    return replaced(addon.errors.ConnectionLost, "broken", False)
+
+
+def backoff():
+    return replaced(addon.runtime.Backoff, "next", lambda self: 0.0)
+
+
+def slow_backoff():
+    return replaced(addon.runtime.Backoff, "SLOW", (0.3, 0.6))
+
+
+def pace():
+    return replaced(addon.recovery.Recovery, "BATCH", 1000000)
+
+
+def throttle():
+    return replaced(addon.runtime.Throttle, "due", lambda self, kind: True)
+
+
+def payload_check():
+    return replaced(addon.dispatcher.Subscribers, "accept", lambda self, channel, payload, report: True)
+
+
+def rejected_last():
+    return replaced(addon.endpoints, "shown", addon.endpoints.shown)    # placeholder
+
+
+def log_in_continued():
+    open_ = addon.pooled.PooledPath._open
+
+    def always_anew(self, *args):
+        for link in self._started.values():
+            link.close()
+        self._started.clear()
+        return open_(self, *args)
+    return replaced(addon.pooled.PooledPath, "_open", always_anew)
+
+
+def failed_first():
+    """Version 2: a database that does not answer holds up those that do."""
+
+
+MECHANISMS = {
+    "heartbeat": heartbeat, "pg_listening_channels": listening_channels, "keepalives": keepalives,
+    "identity": identity, "proof": proof, "catch-up": catch_up, "poll": poll, "look": look, "history": history,
+    "overlap": overlap, "server-limit": server_limit, "queue": queue, "retry": retry_on_kept, "backoff": backoff,
+    "slow-backoff": slow_backoff, "pace": pace, "throttle": throttle, "payload-check": payload_check,
+    "log-in-continued": log_in_continued,
+}
+
+
+@contextlib.contextmanager
+def without(name):
+    """Have the addon run without this mechanism; with None as it is."""
+    load()
+    changes = MECHANISMS[name]() if name else []
+    before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in changes]
+    try:
+        for owner, attribute, value in changes:
+            setattr(owner, attribute, value)
+        yield
+    finally:
+        for owner, attribute, value in before:
+            setattr(owner, attribute, value)
