@@ -103,7 +103,7 @@ class Listener:
             try:
                 self._listen(self._connect())
             except ConnectionLost as exc:
-                problem = exc
+                problem = None if self.stopping.is_set() else exc  # what stop interrupts is not lost
             except Exception:  # a defect of this addon must not silence the bus
                 self.report_defect()
             if self.state.lost_at is None:

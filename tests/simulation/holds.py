@@ -3,35 +3,77 @@
 Contract: `check` is called every EVERY seconds and calls `Life.fail` for what does not hold. The times are those that
 the documentation promises.
 """
+import collections
+
+import greenlet
+
 from .standins import ServerError, addon
 
-CALM = 3.0              # a NOTIFY arrives, and the client has its row, where nothing has happened for a minute
-LATEST = 60.0           # everything else, after the last fault
-LOST_AFTER = 12.5       # a connection on which nothing arrives is noticed: twice heartbeat_seconds, and an attempt
+LATEST = 60.0           # a row reaches its client, after its commit and after the last fault
+LOST_AFTER = 15.0       # a connection on which nothing arrives is noticed: twice heartbeat_seconds, and some attempts
 MOVED_AFTER = 40.0      # a pooled path that leads elsewhere is noticed
 LISTENING_AFTER = 25.0  # the listener is listening again, after the last fault
+LEFT_AFTER = 15.0       # what was queued has left, after the last fault
+QUIET_AFTER = 75.0      # no warning is logged any more, after the last fault
+STATEMENT = 6.0         # seconds that a statement waits on a server, whatever became of who sent it
+
+
+class Rate:
+    """How often something may happen: `most` times in any `seconds`."""
+
+    def __init__(self, life, what, most, seconds):
+        self.life, self.what, self.most, self.seconds, self.times = life, what, most, seconds, collections.deque()
+
+    def count(self):
+        now, times = self.life.kernel.now, self.times
+        times.append(now)
+        while times[0] <= now - self.seconds:
+            times.popleft()
+        if len(times) > self.most:
+            self.life.fail(f"{len(times)} {self.what} in {self.seconds:g} s")
 
 
 class Holds:
-    EVERY = 2.5
+    EVERY = 5.0
 
     def __init__(self, life):
         self.life = life
-        self.bad_since = None
-        self.connected, self.woken, self.logged = {}, [], []
+        self.bad_since = None       # (when, whether NOTIFYs go to another server)
+        self.rates = {}
+        self.unsent = {}            # payload -> when its NOTIFY was accepted
 
     # -- what is counted -------------------------------------------------------------------------------------------
 
-    def connects(self, now, info):
+    def rate(self, what, most, seconds):
+        if what not in self.rates:
+            self.rates[what] = Rate(self.life, what, most, seconds)
+        self.rates[what].count()
+
+    def connects(self, info):
         # what a process makes: the direct connections of its listener to one host, and all others
-        kind = (info.get("application_name") or "pooled").partition(" odoo ")[0]
-        self.connected.setdefault((kind, info["host"]), []).append(now)
+        kind = (info.get("application_name") or "pooled").partition(" odoo ")[0].partition(" evented ")[0]
+        if kind != addon.notifier.APPLICATION_NAME:
+            self.rate(f"connects ({kind} to {info['host']})", 45, 10.0)
 
-    def wakes(self, now):
-        self.woken.append(now)
+    def wakes(self, browser):
+        if getattr(greenlet.getcurrent(), "name", "") == "recovery":
+            recovery = addon.recovery.Recovery
+            self.rate("wake-ups by the recovery", self.life.batch, 0.9 * recovery.BATCH_SECONDS)
+            looked_at = self.life.looked_at
+            if browser.database != looked_at:
+                self.life.fail(f"{browser} of {browser.database} is woken by a look at {looked_at}")
 
-    def logs(self, now):
-        self.logged.append(now)
+    def logs(self, level, text):
+        self.rate("log lines", 40, 60.0)
+        life = self.life
+        if level != "INFO" and life.kernel.now > life.disturbed_until + QUIET_AFTER:
+            life.fail(f"a warning while all is well: {text}")
+
+    def accepted(self, payload):
+        self.unsent.setdefault(payload, self.life.kernel.now)
+
+    def left(self, payload):
+        self.unsent.pop(payload, None)
 
     # -- what is checked -------------------------------------------------------------------------------------------
 
@@ -75,10 +117,11 @@ class Holds:
             if here or life.kernel.standing.get("odoo", 0.0) > now - 1.0:
                 self.bad_since = None
             else:
-                self.bad_since = self.bad_since or now
-                limit = MOVED_AFTER if elsewhere else LOST_AFTER
-                if now - self.bad_since > limit:
-                    life.fail(f"the listener is LISTENING, and for {now - self.bad_since:.0f} s no NOTIFY reaches it")
+                if self.bad_since is None or self.bad_since[1] != elsewhere:
+                    self.bad_since = now, elsewhere
+                seconds = now - self.bad_since[0]
+                if seconds > (MOVED_AFTER if elsewhere else LOST_AFTER):
+                    life.fail(f"the listener is LISTENING, and for {seconds:.0f} s no NOTIFY reaches it")
         else:
             since = max(life.disturbed_until, life.listener.state.lost_at)
             if now - since > LISTENING_AFTER:
@@ -115,19 +158,19 @@ class Holds:
         life, now = self.life, self.life.kernel.now
         if len(life.connections) > 8 + len(life.notifiers):
             life.fail(f"{len(life.connections)} connections are open at once")
-        attempts = [(times, 10.0, 45, f"connects ({kind} to {host})") for (kind, host), times in self.connected.items()
-                    if kind != addon.notifier.APPLICATION_NAME]
-        for times, seconds, most, what in (
-                *attempts, (self.woken, 1.0, 530, "wake-ups"), (self.logged, 60.0, 40, "log lines")):
-            while times and times[0] < now - seconds - self.EVERY:
-                times.pop(0)
-            if len(times) > most:
-                life.fail(f"{len(times)} {what} in {seconds + self.EVERY:g} s")
         for server in (life.primary, life.other):
-            waiting = [backend for backend in server.backends.values() if backend.waits is not None]
-            logging_in = [backend for backend in server.backends.values() if not backend.ready and backend.waiting_since]
-            if len(waiting) > 8 or len(logging_in) > 40:
-                life.fail(f"{len(waiting)} statements and {len(logging_in)} log-ins wait on {server.name}")
+            logging_in = 0
+            for backend in server.backends.values():
+                if backend.waits is not None and now - backend.waiting_since > STATEMENT and not server.stopped:
+                    life.fail(f"a statement waits on {server.name} for {now - backend.waiting_since:.0f} s")
+                logging_in += not backend.ready and backend.waiting_since > 0
+            if logging_in > 40:
+                life.fail(f"{logging_in} log-ins wait on {server.name}")
+        if now > life.disturbed_until + LEFT_AFTER:
+            for payload, since in self.unsent.items():
+                if now - since > LEFT_AFTER:
+                    life.fail(f"a NOTIFY has not left for {now - since:.0f} s: {payload}")
+                    break
 
     def check_end(self):
         life = self.life

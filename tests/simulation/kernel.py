@@ -4,8 +4,8 @@ Contract: one process, no sleep. All randomness comes from `Kernel.random`, and 
 the order in which it was arranged, so that a seed gives the same history on every machine. A thread runs until it
 waits; where the kernel is told to preempt, also until it reads the clock.
 """
-import heapq
 import random
+from heapq import heappop, heappush
 
 import greenlet
 
@@ -36,6 +36,7 @@ class Kernel:
 
     def __init__(self, seed, preempt=0.0):
         self.random = random.Random(seed)
+        self._draw = self.random.random
         self.now, self.preempt = 1000.0, preempt
         self.hub = greenlet.getcurrent()
         self.threads = {}
@@ -48,9 +49,9 @@ class Kernel:
 
     def at(self, delay, call, *args):
         """Call `call` so many seconds from now. Returns what `cancel` takes."""
-        self._count += 1
-        entry = [self.now + delay, self._count, call, args]
-        heapq.heappush(self._heap, entry)
+        self._count = count = self._count + 1
+        entry = [self.now + delay, count, call, args]
+        heappush(self._heap, entry)
         return entry
 
     @staticmethod
@@ -59,9 +60,9 @@ class Kernel:
 
     def run(self, until):
         """Let time pass until then."""
-        heap, pop = self._heap, heapq.heappop
+        heap = self._heap
         while heap and heap[0][0] <= until:
-            self.now, _, call, args = pop(heap)
+            self.now, _, call, args = heappop(heap)
             if call is not None:
                 call(*args)
         self.now = until
@@ -74,14 +75,13 @@ class Kernel:
             return
         thread = Thread(self, target, name, process or getattr(greenlet.getcurrent(), "process", None))
         self.threads[thread] = None
-        self.at(self.random.uniform(0, 0.0005), self._resume, thread, None)
+        self.at(self._draw() * 0.0005, self._resume, thread, None)
 
     def _resume(self, thread, value):
         if thread not in self.threads:
             return                      # killed
-        until = self.standing.get(thread.process, 0.0)
-        if until > self.now:
-            self.at(until - self.now, self._resume, thread, value)
+        if self.standing and self.standing.get(thread.process, 0.0) > self.now:
+            self.at(self.standing[thread.process] - self.now, self._resume, thread, value)
         else:
             thread.switch(value)
 
@@ -110,7 +110,7 @@ class Kernel:
         thread, timer, _ = waiting.pop(0)
         if timer is not None:
             self.cancel(timer)
-        self.at(self.random.uniform(0, 0.0005), self._resume, thread, True)
+        self.at(self._draw() * 0.0005, self._resume, thread, True)
 
     def kill(self, process):
         """End a process as SIGKILL does: none of its threads runs any more."""
@@ -130,8 +130,8 @@ class Kernel:
     # -- what `runtime` has of it ----------------------------------------------------------------------------------
 
     def monotonic(self):
-        if self.preempt and self.random.random() < self.preempt and greenlet.getcurrent() is not self.hub:
-            self.sleep(self.random.uniform(0, 0.003))
+        if self.preempt and self._draw() < self.preempt and greenlet.getcurrent() is not self.hub:
+            self.sleep(self._draw() * 0.003)
         return self.now
 
     def sleep(self, seconds):

@@ -38,6 +38,8 @@ class Life:
         self.connections, self._numbers, self._rows = {}, 0, 0
         self.counts = dict.fromkeys(("faults", "rows", "delivered", "connects", "notified", "woken", "looks"), 0)
         self.armed = []             # [event, how often until then, fault]
+        self.looked_at = None       # the database of the latest look
+        self.batch = addon.recovery.Recovery.BATCH
         self.threads_refused = 0    # how many threads the system will not give
         self.disturbed_until = self.kernel.now + 10.0   # the start is a fault, too
         self.due = {}               # browser -> {row: when it committed}
@@ -80,7 +82,7 @@ class Life:
 
     def connect(self, async_, client_encoding, **info):
         self.counts["connects"] += 1
-        self.holds.connects(self.kernel.now, info)
+        self.holds.connects(info)
         self.happens("connect", None)
         return Connection(self, info)
 
@@ -176,7 +178,10 @@ class Life:
         """A moment at which a fault may be aimed."""
         if event == "wake":
             self.counts["woken"] += 1
-            self.holds.wakes(self.kernel.now)
+            self.holds.wakes(subject)
+        elif event == "look":
+            self.counts["looks"] += 1
+            self.looked_at = subject.database
         for entry in self.armed:
             if entry[0] == event:
                 entry[1] -= 1
@@ -190,7 +195,7 @@ class Life:
 
     def log(self, level, text, exc_info):
         self.tell("log", f"{level}: {text}")
-        self.holds.logs(self.kernel.now)
+        self.holds.logs(level, text)
         if exc_info:
             self.fail(f"a defect of the addon: {exc_info[1]!r}", exc_info[1])
 
@@ -320,6 +325,7 @@ class Sender:
     def run(self):
         while True:
             self.kernel.sleep(self.plan.uniform(0.2, 2 * self.every))
+            self.notifier.close_idle(4.0)       # as a worker does in its own pause
             if self.kernel.now - self.life.began > SECONDS - 90.0:
                 return
             try:
@@ -352,6 +358,7 @@ class Sender:
         payload = json.dumps(channels)
         sql = "notify imbus, %s" if life.kind == "14" else "SELECT \"pg_notify\"('imbus', %s)"
         sent = kernel.now
+        life.holds.accepted(payload)
         try:
             self.notifier.send([(sql, (payload,))])
         except BaseException as exc:

@@ -108,10 +108,13 @@ class Wire:
         self._send(False, message)
 
     def _send(self, inwards, message):
-        now = self.kernel.now
-        when = now + self.kernel.random.uniform(*self.path.latency)
-        self._latest[inwards] = when = max(when, self._latest[inwards])
-        self.kernel.at(when - now, self.arrive, inwards, message)
+        kernel, latest = self.kernel, self._latest
+        least, most = self.path.latency
+        when = kernel.now + least + (most - least) * kernel.random.random()
+        if when < latest[inwards]:
+            when = latest[inwards]
+        latest[inwards] = when
+        kernel.at(when - kernel.now, self.arrive, inwards, message)
 
     def arrive(self, inwards, message):
         if self.forgotten or self not in self.path.wires:

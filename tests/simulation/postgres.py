@@ -267,8 +267,11 @@ class Statements:
         notify = NOTIFY.match(sql)
         if not notify:
             raise UnknownStatement(sql)
-        backend.server.world.happens("notify", backend)
+        world = backend.server.world
+        world.happens("notify", backend)
         backend.server.notify(backend.database, notify.group(1) or notify.group(2), given[0])
+        world.holds.left(given[0])
+        world.counts["notified"] += 1
         return [("",)]
 
     @staticmethod
