@@ -255,7 +255,7 @@ class Doctor:
             from .. import queue_job
 
             module = importlib.import_module("odoo.addons.queue_job.jobrunner.runner")
-            replaced = [replacement for _owner, _name, replacement in queue_job.patches(self.settings)]
+            replaced = [replacement for _owner, _name, replacement in queue_job.patches()]
         except Exception as exc:  # whatever another addon raises
             return "skipped", f"its runner cannot be imported: {errors.one_line(exc)}"
         database = (endpoints.named_databases() or self.path.query(self.database, DATABASES)[0])[0]
