@@ -60,6 +60,9 @@ class Path:
         self.close()
         return ConnectionLost("Odoo's own db_host leads to a standby")
 
+    def forget(self, database):
+        assert database in self.gone
+
     def close(self):
         self.closed += 1
 

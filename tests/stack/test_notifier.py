@@ -133,7 +133,7 @@ def test_pooler_killed_before_the_notify(held, bus, pgbouncer, workers, before):
         pgbouncer.kill()
         held.go()
         assert answer.result(DEADLINE) < AT_ONCE, "refused: nothing to wait for"
-        held.server.wait_log(r"WARNING .*Cannot send a NOTIFY on imbus: .* It is queued", since=since)
+        held.server.wait_log(r"WARNING .*Cannot send a NOTIFY: .* It is queued", since=since)
         pass_seconds(3)
         pgbouncer.start()
         back = when_serves(pgbouncer)
@@ -149,7 +149,7 @@ def test_pooler_killed_before_the_notify_of_a_job(held, bus, pgbouncer):
         held.hold.wait()
         pgbouncer.kill()
         held.go()
-        held.server.wait_log(r"WARNING .*Cannot send a NOTIFY on imbus: .* It is queued", since=since)
+        held.server.wait_log(r"WARNING .*Cannot send a NOTIFY: .* It is queued", since=since)
         pgbouncer.start()
         when_serves(pgbouncer)
         gets_late(client, "ran", held.server, since)
@@ -584,9 +584,17 @@ def away():
 
 def backend():
     """Who the connection is for PostgreSQL, which is asked over it."""
-    return ours._connection.query("SELECT pg_backend_pid()")[0][0]
+    return of(ours).query("SELECT pg_backend_pid()")[0][0]
 
-ours = notifier.of_process()
+def of(notifier):
+    """The connection that it keeps, or None."""
+    return notifier.path._kept.get("postgres")
+
+def counted():
+    """(how many left, wait, were dropped, connections that were made)"""
+    return ours.sent, len(ours.queue), ours.dropped, ours.path.connections
+
+ours = notifier.get_notifier()
 '''
 
 
@@ -608,7 +616,7 @@ def test_what_the_server_refuses_is_the_callers_error(stack):
         exc = raises(psycopg2.Error, notify, "x" * 8000)
         assert exc.pgcode == "22023", exc.pgcode
         assert "payload string too long" in str(exc)
-        assert not ours.snapshot()["waiting"] and not ours.snapshot()["dropped"]
+        assert counted() == (1, 0, 0, 1)
         notify("x" * 7999)
         assert backend() == pid, "it is as good as before"
 
@@ -622,7 +630,7 @@ def test_what_the_server_refuses_is_the_callers_error(stack):
                 raise exc
             except psycopg2.Error:
                 with away():
-                    ours._close()
+                    ours.path.close()
                     notify("kept")
 
         raises(psycopg2.Error, several)
@@ -659,7 +667,7 @@ def test_it_leaves_when_the_cursor_commits(stack):
         rolled_back()
         notify("last")
         assert heard("last") == ["committed", "last"]
-        assert ours.snapshot() == {"sent": 2, "waiting": 0, "dropped": 0, "reconnects": 0}
+        assert counted() == (2, 0, 0, 1)
     """)
 
 
@@ -667,7 +675,7 @@ def test_used_for_more_it_is_odoos_own_cursor(stack):
     in_odoo(stack, """
         def mixed(committed):
             with odoo.sql_db.db_connect("postgres").cursor() as cr:
-                assert type(cr) is routing.NotifyingCursor
+                assert type(cr) is routing.SystemCursor
                 cr.execute("notify imbus, %s", ("first",))
                 cr.execute("SELECT %s::int", (5,))
                 assert type(cr._cursor) is odoo.sql_db.Cursor
@@ -687,12 +695,12 @@ def test_used_for_more_it_is_odoos_own_cursor(stack):
         mixed(True)
         fetched()
         assert heard("fetched") == ["first", "second", "fetched"]
-        assert ours.snapshot()["sent"] == 0 and ours._connection is None
+        assert counted() == (0, 0, 0, 0)
     """)
 
 
 def test_everybody_else_gets_odoos_own(stack):
-    """Connected when it always was: where that fails, listing the databases raises, and does not find none."""
+    """The list of the databases has to fail where it always did: else it finds none, which ends all sessions."""
     in_odoo(stack, """
         from odoo.service import db
 
@@ -701,13 +709,16 @@ def test_everybody_else_gets_odoos_own(stack):
         connection = odoo.sql_db.db_connect("postgres")
         assert type(connection) is odoo.sql_db.Connection
         with contextlib.closing(connection.cursor()) as cr:
-            assert type(cr) is odoo.sql_db.Cursor and not cr._cnx.closed
+            cr.execute("SELECT 1")
+            assert type(cr._cursor) is odoo.sql_db.Cursor and not cr._cnx.closed
         assert "demo" in db.list_dbs(True)
         assert type(odoo.sql_db.db_connect("demo")) is odoo.sql_db.Connection
-        assert type(odoo.sql_db.db_connect("postgres", allow_uri=True).cursor()) is odoo.sql_db.Cursor
+        for to, more in (("postgres", {"allow_uri": True}), ("demo", {})):
+            with contextlib.closing(odoo.sql_db.db_connect(to, **more).cursor()) as cr:
+                assert type(cr) is odoo.sql_db.Cursor
         with away():
             raises(psycopg2.OperationalError, db.list_dbs, True)
-            raises(psycopg2.OperationalError, odoo.sql_db.db_connect("postgres").cursor)
+            raises(psycopg2.OperationalError, odoo.sql_db.db_connect("postgres").cursor().execute, "SELECT 1")
     """)
 
 
@@ -719,10 +730,10 @@ def test_forks_share_nothing(stack):
                 assert os.waitpid(pid, 0)[1] == 0
                 return
             try:
-                theirs = notifier.of_process()
-                assert theirs is not ours and theirs.snapshot()["sent"] == 0
+                theirs = notifier.get_notifier()
+                assert theirs is not ours and theirs.sent == 0
                 notify("from a child")
-                assert theirs._connection.query("SELECT pg_backend_pid()")[0][0] != parent
+                assert of(theirs).query("SELECT pg_backend_pid()")[0][0] != parent
                 if end == "exit":
                     sys.exit(0)         # with what Python does at its end
                 if end == "collect":
@@ -758,11 +769,11 @@ def test_forks_share_nothing(stack):
         assert backend() == parent
         # one that had something waiting leaves it to its parent
         with away():
-            ours._close()
+            ours.path.close()
             notify("waits")
             child_pid = os.fork()
             if not child_pid:
-                os._exit(notifier.of_process().snapshot()["waiting"])
+                os._exit(len(notifier.get_notifier().queue))
             assert os.waitpid(child_pid, 0)[1] == 0
         heard("waits")
     """)
@@ -772,31 +783,21 @@ def test_what_waits(stack):
     """Equal ones are one, too many are dropped, all in their order; the thread ends when nothing is left to do."""
     log = in_odoo(stack, """
         notifier.Notifier.LIMIT = 3
-        ours = notifier._notifiers[os.getpid()] = notifier.Notifier(notifier.connect, 5, 1)
-        ours.IDLE_SECONDS = 1.0
         assert not threads()
         with away():
             for payload in ("1", "2", "2", "3", "4", "5", "4"):
                 notify(payload)
-            def one_waits():
-                snapshot = ours.snapshot()
-                return snapshot["waiting"] in (3, 4)
-            assert one_waits(), ours.snapshot()
+            assert len(ours.queue) in (3, 4), counted()
             assert len(threads()) == 1
-            def cron():
-                with odoo.sql_db.db_connect("postgres").cursor() as cr:
-                    cr.execute("NOTIFY cron_trigger, %s", ["demo"])
-            cron()
+            with odoo.sql_db.db_connect("postgres").cursor() as cr:
+                cr.execute("NOTIFY cron_trigger, %s", ["demo"])
         found = heard("5")
         assert found == sorted(found) and found[-2:] == ["4", "5"], found
-        wait_until(lambda: not ours.snapshot()["waiting"], "some wait still")
-        snapshot = ours.snapshot()
-        assert snapshot["sent"] + snapshot["dropped"] == 6, snapshot
-        assert 2 <= snapshot["dropped"] <= 3, snapshot
+        wait_until(lambda: not ours.queue, "some wait still")
         wait_until(lambda: not threads(), "the thread stays")
-        assert ours._connection is None
+        assert ours.sent + ours.dropped == 6 and 2 <= ours.dropped <= 3, counted()
     """)
-    assert len(re.findall("WARNING .*Cannot send a NOTIFY on imbus: ", log)) == 1
+    assert len(re.findall("WARNING .*Cannot send a NOTIFY: ", log)) == 1
     assert len(re.findall("WARNING .*More than 3 NOTIFYs are queued: the oldest are dropped", log)) == 1
     assert len(re.findall("INFO .*All queued NOTIFYs have been sent", log)) == 1
 
@@ -807,32 +808,9 @@ def test_one_that_waited_and_is_refused_is_dropped(stack):
             for payload in ("first", "x" * 8000, "last"):
                 notify(payload)
         assert heard("last") == ["first", "last"]
-        assert ours.snapshot()["dropped"] == 1
+        assert ours.dropped == 1
     """)
-    assert len(re.findall("WARNING .*PostgreSQL refused a queued NOTIFY on imbus, which is dropped: payload", log)) == 1
-
-
-def test_it_leaves_at_the_end_of_the_process(stack):
-    end = """
-        notify("first")
-        tried = threading.Event()
-        # so that nobody but the end of the process sends it
-        notifier.Backoff.next = lambda self: tried.set() or 3600.0
-        with away():
-            ours._close()
-            notify("at the end")
-            assert tried.wait(20)
-    """
-    connection = stack.postgres.connect(user="odoo")
-    connection.cursor().execute("LISTEN imbus")
-    try:
-        in_odoo(stack, end)
-        connection.poll()
-        assert [each.payload for each in connection.notifies] == ["first", "at the end"]
-        log = in_odoo(stack, end, end="print('the end'); config['db_port'] = 1")
-        assert re.search("WARNING .*1 queued NOTIFYs are lost with this process", log), log
-    finally:
-        connection.close()
+    assert len(re.findall("WARNING .*A queued NOTIFY was refused and is dropped: payload", log)) == 1
 
 
 def test_threads_share_one(stack):
@@ -851,8 +829,7 @@ def test_threads_share_one(stack):
         assert len(found) == 801
         for name in "abcdefgh":     # those of one thread in their order
             assert [each for each in found if each.startswith(name + "-")] == ["%s-%d" % (name, n) for n in range(100)]
-        assert ours.snapshot() == {"sent": 801, "waiting": 0, "dropped": 0, "reconnects": 0}
-        assert len(threads()) == 1      # closes it when it is idle
+        assert counted() == (801, 0, 0, 1) and not threads()
     """)
 
 
@@ -863,6 +840,6 @@ def test_a_connection_that_died_costs_nobody_anything(stack):
             hearing.cursor().execute("SELECT pg_terminate_backend(%s)", (backend(),))
             notify(str(number))
         assert heard("2") == ["first", "0", "1", "2"]
-        assert ours.snapshot() == {"sent": 4, "waiting": 0, "dropped": 0, "reconnects": 3}
+        assert counted() == (4, 0, 0, 4)
     """)
     assert "WARNING" not in log.split("the end")[0].split("modules loaded")[-1], log
