@@ -172,13 +172,13 @@ class Recovery:
         if more and catching_up:
             ids = None  # nobody knows which rows those are: when in doubt, wake
         wakers = self._subscribers.wakers(name, ids, self._listener.loop_connection.deliver)
-        for number, wake in enumerate(wakers, 1):
+        for wake in wakers:
             try:
                 wake()
             except Exception:  # any: those after it are woken all the same
                 self._listener.report_defect()
             self.woken += 1
-            if number % self.BATCH == 0:
+            if self.woken % self.BATCH == 0:
                 runtime.sleep(self.BATCH_SECONDS)
         if highest < known:
             marks.clear()  # the table was emptied, or is another one
