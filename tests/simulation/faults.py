@@ -153,7 +153,7 @@ def unlisten(life, plan):
 
 def full(life, plan):
     server = life.primary
-    server.room, before = len(server.backends), server.room
+    server.room, _before = len(server.backends), server.room
 
     def end():
         server.room = 100

@@ -6,7 +6,6 @@ survive the server's restart; after a connection to the server failed it waits (
 wait or come meanwhile are told so; query_wait_timeout; restart, hang, PAUSE, full, another server. What is not:
 session mode, users, TLS.
 """
-from .network import Network
 
 
 class Pooler:

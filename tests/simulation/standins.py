@@ -307,20 +307,20 @@ def installed(world):
     load()
     kernel = world.kernel
     standins = {
-        addon.runtime: dict(
-            monotonic=kernel.monotonic, wall_clock=lambda: kernel.now + 1.7e9, sleep=kernel.sleep,
-            uniform=kernel.random.uniform, token=lambda: f"{kernel.random.getrandbits(64):016x}", Lock=kernel.lock,
-            Event=kernel.event, start_thread=world.start_thread),
-        addon.link: dict(
-            psycopg2=SimpleNamespace(connect=world.connect, Error=ServerError), FAILURES=(ServerError, OSError),
-            select=SimpleNamespace(poll=lambda: Poller(world), POLLIN=POLLIN, POLLOUT=POLLOUT),
-            os=SimpleNamespace(getpid=lambda: 1, dup=lambda number: number),
-            socket=SimpleNamespace(socket=lambda fileno: Socket(world.connections[fileno]), SHUT_RDWR=2)),
-        addon.endpoints: dict(
-            socket=SimpleNamespace(getaddrinfo=world.resolve, SOCK_STREAM=1), os=SimpleNamespace(environ={})),
-        addon.loop_connection: dict(socket=SimpleNamespace(socketpair=lambda: socketpair(kernel))),
-        addon.session: dict(os=SimpleNamespace(getpid=lambda: 1), HOST="simulated"),
-        addon.notifier: dict(os=SimpleNamespace(getpid=world.process_number)),
+        addon.runtime: {
+            "monotonic": kernel.monotonic, "wall_clock": lambda: kernel.now + 1.7e9, "sleep": kernel.sleep,
+            "uniform": kernel.random.uniform, "token": lambda: f"{kernel.random.getrandbits(64):016x}", "Lock": kernel.lock,
+            "Event": kernel.event, "start_thread": world.start_thread},
+        addon.link: {
+            "psycopg2": SimpleNamespace(connect=world.connect, Error=ServerError), "FAILURES": (ServerError, OSError),
+            "select": SimpleNamespace(poll=lambda: Poller(world), POLLIN=POLLIN, POLLOUT=POLLOUT),
+            "os": SimpleNamespace(getpid=lambda: 1, dup=lambda number: number),
+            "socket": SimpleNamespace(socket=lambda fileno: Socket(world.connections[fileno]), SHUT_RDWR=2)},
+        addon.endpoints: {
+            "socket": SimpleNamespace(getaddrinfo=world.resolve, SOCK_STREAM=1), "os": SimpleNamespace(environ={})},
+        addon.loop_connection: {"socket": SimpleNamespace(socketpair=lambda: socketpair(kernel))},
+        addon.session: {"os": SimpleNamespace(getpid=lambda: 1), "HOST": "simulated"},
+        addon.notifier: {"os": SimpleNamespace(getpid=world.process_number)},
     }
     before = [(each, name, getattr(each, name)) for each, names in standins.items() for name in names]
     handler = LogHandler(world.log)
