@@ -86,7 +86,7 @@ def main(args):
     given = parser.parse_args(args)
     if given.mutations:
         from .table import table
-        return table(given.seeds)
+        return 0 if table(given.first or 1, given.seeds) else 1
     if given.seed is not None:
         return 0 if tell(given.seed, given.without) else 1
     first = given.first if given.first is not None else random.SystemRandom().randrange(10**6) * 1000

@@ -3,11 +3,16 @@
 Contract: a fault begins, and ends after its seconds; it says what it is. One that concerns the bus extends the time
 until which the world is disturbed: by its own length, and by what PgBouncer and TCP need afterwards.
 """
+from .pooler import Pooler
 from .postgres import Database
 
 
+DIRECT = "direct"
+
+
 class Fault:
-    """`begin_it(life, plan)` makes it and returns (text, what ends it or None)."""
+    """`make(life, plan)` makes it and returns what it is and what ends it or None; and DIRECT if Odoo's own queries
+    are as well as before."""
 
     def __init__(self, life, make, delay, seconds, aim):
         self.life, self.make, self.delay, self.seconds, self.aim = life, make, delay, seconds, aim
@@ -30,18 +35,18 @@ class Fault:
         made = self.make(life, life.plan)
         if made is None:
             return
-        text, end = made
+        text, end, *direct_only = made
         life.counts["faults"] += 1
         seconds = self.seconds if end else 0.0
         at = f", at the moment of a {self.aim[0]}" if self.aim else ""
         life.tell("fault", f"{text}{f' for {seconds:.1f} s' if end else ''}{at}")
-        life.disturb(life.kernel.now + seconds + 2.0)
+        life.disturb(life.kernel.now + seconds + 2.0, not direct_only)
         if end:
             def ending():
                 end()
                 life.tell("fault", f"it is over that {text}")
                 retry = life.pooler.login_retry if life.pooler else 0.0
-                life.disturb(life.kernel.now + min(8.0, seconds) + retry)
+                life.disturb(life.kernel.now + min(8.0, seconds) + retry, not direct_only)
             life.kernel.at(seconds, ending)
 
 
@@ -58,50 +63,50 @@ def burst(life, plan):
 
 # -- the network ---------------------------------------------------------------------------------------------------
 
-def paths(life):
-    found = [("Odoo's way to server A", "odoo", "10.0.0.1"), ("Odoo's way to server B", "odoo", "10.0.0.2")]
+def choose_path(life, plan):
+    """(its name, the path, [DIRECT] or [])"""
+    direct = [DIRECT] if life.pooler else []
+    found = [("Odoo's way to server A", "odoo", "10.0.0.1", direct), ("Odoo's way to server B", "odoo", "10.0.0.2", direct)]
     if life.pooler:
-        found += [("Odoo's way to the pooler", "odoo", "10.0.0.5"),
-                  ("the pooler's way to its server", "pooler", life.pooler.target)]
-    return found
+        found += [("Odoo's way to the pooler", "odoo", life.pooler.address, []),
+                  ("the pooler's way to its server", "pooler", life.pooler.target, [])]
+    name, source, destination, concerns = plan.choice(found)
+    return name, life.network.path(source, destination), concerns
 
 
 def silence(life, plan):
-    name, *ends = plan.choice(paths(life))
-    path = life.network.path(*ends)
+    name, path, concerns = choose_path(life, plan)
     life.network.silence(path)
-    return f"{name} is silent", lambda: life.network.heal(path)
+    return f"{name} is silent", lambda: life.network.heal(path), *concerns
 
 
 def refuse(life, plan):
-    name, *ends = plan.choice(paths(life))
-    path = life.network.path(*ends)
+    name, path, concerns = choose_path(life, plan)
     life.network.refuse(path)
     life.epoch += 1
-    return f"{name} refuses", lambda: life.network.heal(path)
+    return f"{name} refuses", lambda: life.network.heal(path), *concerns
 
 
 def reset(life, plan):
-    name, *ends = plan.choice(paths(life))
-    life.network.reset(life.network.path(*ends))
+    name, path, concerns = choose_path(life, plan)
+    life.network.reset(path)
     life.epoch += 1
-    return f"{name} resets all connections", None
+    return f"{name} resets all connections", None, *concerns
 
 
 def forget(life, plan):
-    name, *ends = plan.choice(paths(life))
-    life.network.forget(life.network.path(*ends))
-    return f"{name} forgets all connections", None
+    name, path, concerns = choose_path(life, plan)
+    life.network.forget(path)
+    return f"{name} forgets all connections", None, *concerns
 
 
 def slow(life, plan):
-    name, *ends = plan.choice(paths(life))
-    path = life.network.path(*ends)
+    name, path, concerns = choose_path(life, plan)
     path.latency = plan.choice(((0.05, 0.3), (0.4, 0.7), (1.0, 3.0)))
 
     def end():
         path.latency = (0.0001, 0.001)
-    return f"{name} is slow", end
+    return f"{name} is slow", end, *concerns
 
 
 # -- PostgreSQL ----------------------------------------------------------------------------------------------------
@@ -142,13 +147,14 @@ def hang_backend(life, plan):
         return None
     backend = plan.choice(found)
     backend.stopped = True
-    return f"{backend} stands still", backend.resume
+    ours = "bus_alt_connection bus" in backend.application
+    return f"{backend} stands still", backend.resume, *([DIRECT] if ours else [])
 
 
 def unlisten(life, plan):
     for backend in life.primary.backends.values():
         backend.listens = {}
-    return "the LISTENs of all sessions are removed", None
+    return "the LISTENs of all sessions are removed", None, DIRECT
 
 
 def full(life, plan):
@@ -176,7 +182,7 @@ def lock_table(life, plan):
 
 def refuse_listen(life, plan):
     life.primary.unlistenable = plan.choice((1, 3))
-    return f"the next LISTENs fail: {life.primary.unlistenable}", None
+    return f"the next LISTENs fail: {life.primary.unlistenable}", None, DIRECT
 
 
 def empty_table(life, plan):
@@ -236,11 +242,19 @@ def move(life, plan):
         each.last_id = max(each.last_id, old.databases[name].last_id - lost)
     new.standby = False
     life.primary, life.other = new, old
+    if life.pooler and plan.random() < 0.4:
+        # the name leads to another pooler
+        address = "10.0.0.6" if life.pooler.address == "10.0.0.5" else "10.0.0.5"
+        life.pooler = Pooler(life, address, new.address, life.pooler.login_retry)
+        if "pool" in life.network.names:
+            life.network.names["pool"] = [address]
     lead_to(life, new, direct=plan.random() < 0.3)
     life.epoch += 1
 
     def end():
         lead_to(life, new)
+        if plan.random() < 0.3:
+            return      # the old one stays as it is
         old.standby = True
         if plan.random() < 0.5:
             old.stop()
@@ -325,7 +339,7 @@ def wrong_name(life, plan):
     def end():
         if "direct" in life.network.names:
             life.network.names["direct"] = life.addresses["direct"]
-    return f"the direct name leads to {life.network.names['direct'][0]}", end
+    return f"the direct name leads to {life.network.names['direct'][0]}", end, DIRECT
 
 
 def stand_still(life, plan):
@@ -345,7 +359,7 @@ def flood(life, plan):
     count, every = plan.choice(((200, 0.0003), (100, 0.02)))
     for number in range(count):
         life.kernel.at(number * every, other_notify, life, '[["other","channel",%d]]' % (number % 7))
-    return f"another database sends {count} NOTIFYs", None
+    return f"another database sends {count} NOTIFYs", None, DIRECT
 
 
 MALFORMED = ("", "{", "null", "7", '"text"', '["a"', "[[[[]]]]", '[{"a": 1}]', "[null]", "{}", '["one", 1]', "[" * 3000)
@@ -355,7 +369,7 @@ def malformed(life, plan):
     payloads = [plan.choice(MALFORMED) for _ in range(plan.choice((1, 10)))]
     for number, payload in enumerate(payloads):
         life.kernel.at(number * 0.001, other_notify, life, payload)
-    return f"someone sends {', '.join(repr(each[:12]) for each in payloads[:3])} on imbus", None
+    return f"someone sends {', '.join(repr(each[:12]) for each in payloads[:3])} on imbus", None, DIRECT
 
 
 def other_notify(life, payload):

@@ -10,6 +10,8 @@ import greenlet
 from .standins import ServerError, addon
 
 LATEST = 60.0           # a row reaches its client, after its commit and after the last fault
+POLLED_AFTER = 15.0     # the same while the listener is not listening: the table is polled every poll_seconds
+CAUGHT_UP_AFTER = 10.0  # what was missed reaches its client, after the listener is listening again
 LOST_AFTER = 15.0       # a connection on which nothing arrives is noticed: twice heartbeat_seconds, and some attempts
 MOVED_AFTER = 40.0      # a pooled path that leads elsewhere is noticed
 LISTENING_AFTER = 25.0  # the listener is listening again, after the last fault
@@ -39,6 +41,8 @@ class Holds:
     def __init__(self, life):
         self.life = life
         self.bad_since = None       # (when, whether NOTIFYs go to another server)
+        self.listening_since = 0.0
+        self.failed_looks, self.look_failed_at = 0, 0.0
         self.rates = {}
         self.unsent = {}            # payload -> when its NOTIFY was accepted
 
@@ -57,8 +61,7 @@ class Holds:
 
     def wakes(self, browser):
         if getattr(greenlet.getcurrent(), "name", "") == "recovery":
-            recovery = addon.recovery.Recovery
-            self.rate("wake-ups by the recovery", self.life.batch, 0.9 * recovery.BATCH_SECONDS)
+            self.rate("wake-ups by the recovery", self.life.batch, 0.045)
             looked_at = self.life.looked_at
             if browser.database != looked_at:
                 self.life.fail(f"{browser} of {browser.database} is woken by a look at {looked_at}")
@@ -74,6 +77,12 @@ class Holds:
 
     def left(self, payload):
         self.unsent.pop(payload, None)
+
+    def enters(self, phase):
+        if phase == addon.state.CONNECTING:
+            self.bad_since = None
+        elif phase == addon.state.LISTENING:
+            self.listening_since = self.life.kernel.now
 
     # -- what is checked -------------------------------------------------------------------------------------------
 
@@ -93,19 +102,35 @@ class Holds:
             session = browser.session
             if session is None:
                 continue
-            start = max(life.disturbed_until, browser.since)
+            start = max(life.pooled_disturbed_until, browser.since)
             for row in list(due):
+                waits = now - max(row.committed, start)
                 if browser.shows_the_latest_only() and row.began < now - 50.0 and (
                         start > row.began - 1.0 or row.committed - row.began > 10.0):
                     life.passed(browser, [row])
-                elif now - max(row.committed, start) > LATEST:
+                elif waits > self.limit(row):
                     database = life.pooled_server().databases.get(browser.database)
                     if database is None or row not in database.rows or not browser.could_get(row):
                         life.passed(browser, [row])
                     else:
-                        life.fail(f"{browser} lacks {row}, {now - max(row.committed, start):.0f} s after all was well"
-                                  f" and {now - row.committed:.0f} s after its commit", subjects=(row,))
+                        life.fail(f"{browser} lacks {row}, {waits:.0f} s after Odoo's own queries were well and"
+                                  f" {now - row.committed:.0f} s after its commit", subjects=(row,))
                         return
+
+    def limit(self, row):
+        """How long after its commit, and after the last fault, a row may take."""
+        life, now, listener = self.life, self.life.kernel.now, self.life.listener
+        if listener.recovery.failed_looks != self.failed_looks:
+            self.failed_looks, self.look_failed_at = listener.recovery.failed_looks, now
+        if now - self.look_failed_at < LATEST or life.kernel.standing.get("odoo", 0.0) > now - LATEST:
+            return LATEST
+        lost_at = listener.state.lost_at
+        if lost_at is not None:
+            return POLLED_AFTER + max(0.0, lost_at - max(row.committed, life.pooled_disturbed_until))
+        if row.committed < self.listening_since:
+            return CAUGHT_UP_AFTER + self.listening_since - max(row.committed, min(
+                life.pooled_disturbed_until, self.listening_since))
+        return LATEST
 
     def check_listening(self):
         life, now = self.life, self.life.kernel.now
@@ -163,8 +188,10 @@ class Holds:
             for backend in server.backends.values():
                 if backend.waits is not None and now - backend.waiting_since > STATEMENT and not server.stopped:
                     life.fail(f"a statement waits on {server.name} for {now - backend.waiting_since:.0f} s")
-                logging_in += not backend.ready and backend.waiting_since > 0
-            if logging_in > 40:
+                # a listener's own is repeated, all others are continued
+                repeated = 0.25 if " bus " in backend.application else 1
+                logging_in += repeated * (not backend.ready and backend.waiting_since > 0)
+            if logging_in > 4 + 2 * len(life.notifiers):
                 life.fail(f"{logging_in} log-ins wait on {server.name}")
         if now > life.disturbed_until + LEFT_AFTER:
             for payload, since in self.unsent.items():

@@ -39,9 +39,10 @@ class Life:
         self.counts = dict.fromkeys(("faults", "rows", "delivered", "connects", "notified", "woken", "looks"), 0)
         self.armed = []             # [event, how often until then, fault]
         self.looked_at = None       # the database of the latest look
-        self.batch = addon.recovery.Recovery.BATCH
+        self.batch = plan.choice((addon.recovery.Recovery.BATCH, 2))    # a small one, so that few clients are many
         self.threads_refused = 0    # how many threads the system will not give
-        self.disturbed_until = self.kernel.now + 10.0   # the start is a fault, too
+        # The last fault, of any kind, and of those that concern Odoo's own queries. The start is one, too.
+        self.disturbed_until = self.pooled_disturbed_until = self.kernel.now + 10.0
         self.due = {}               # browser -> {row: when it committed}
         self.passed_by = 0
         self.epoch = 0              # grows when connections of Odoo's own are lost
@@ -103,6 +104,7 @@ class Life:
     def start_thread(self, target, name):
         if self.threads_refused and name == "notifier":
             self.threads_refused -= 1
+            self.holds.unsent.clear()       # they leave with the next NOTIFY
             raise RuntimeError("can't start new thread")
         self.kernel.start_thread(target, name)
 
@@ -190,8 +192,10 @@ class Life:
                     self.kernel.at(self.kernel.random.uniform(0, 0.002), entry[2].begin)
                     break
 
-    def disturb(self, until):
+    def disturb(self, until, pooled=True):
         self.disturbed_until = max(self.disturbed_until, until)
+        if pooled:
+            self.pooled_disturbed_until = max(self.pooled_disturbed_until, until)
 
     def log(self, level, text, exc_info):
         self.tell("log", f"{level}: {text}")
@@ -244,7 +248,8 @@ class Life:
         with installed(self):
             addon.listener._all.clear()
             addon.notifier._notifiers.clear()
-            kernel = self.kernel
+            kernel, recovery = self.kernel, addon.recovery.Recovery
+            batch, recovery.BATCH = recovery.BATCH, self.batch
             try:
                 kernel.spawn(self.start, "start", process="odoo")
                 self.plan_faults()
@@ -258,6 +263,7 @@ class Life:
                 logging.disable(logging.CRITICAL)
                 kernel.end()
                 logging.disable(logging.NOTSET)
+                recovery.BATCH = batch
         return self.broken is None
 
     def start(self):
@@ -272,7 +278,7 @@ class Life:
             before = listener.state.phase
             enter(phase, *args, **kwargs)
             if phase != before:
-                self.holds.bad_since = None
+                self.holds.enters(phase)
                 self.tell("state", f"the listener is {phase.upper()}")
                 self.happens("state", phase)
         listener.enter = entering

@@ -99,7 +99,7 @@ def slow_backoff():
 
 
 def pace():
-    return replaced(addon.recovery.Recovery, "BATCH", 1000000)
+    return replaced(addon.recovery.Recovery, "BATCH_SECONDS", 0.0)
 
 
 def throttle():
@@ -111,7 +111,20 @@ def payload_check():
 
 
 def rejected_last():
-    return replaced(addon.endpoints, "shown", addon.endpoints.shown)    # placeholder
+    """An endpoint that NOTIFYs do not reach is tried first again."""
+    verify = addon.listener.Listener._verify
+
+    def forgetting(self, session):
+        try:
+            verify(self, session)
+        finally:
+            self._rejected = []
+    return replaced(addon.listener.Listener, "_verify", forgetting)
+
+
+def moved_name():
+    """The kept connections of the pooled path stay where its name led when they were made."""
+    return replaced(addon.pooled.PooledPath, "identity", lambda self: self._identity(""))
 
 
 def log_in_continued():
@@ -125,8 +138,51 @@ def log_in_continued():
     return replaced(addon.pooled.PooledPath, "_open", always_anew)
 
 
-def failed_first():
-    """Version 2: a database that does not answer holds up those that do."""
+def standby():
+    """A standby is taken for a primary."""
+    run = addon.pooled.PooledPath.query
+
+    def never_standby(self, *args, **kwargs):
+        return [row if len(row) not in (3, 4) or row[0] is not True else (False, *row[1:])
+                for row in run(self, *args, **kwargs)]
+    return replaced(addon.pooled.PooledPath, "query", never_standby)
+
+
+# -- what was wrong before ---------------------------------------------------------------------------------------
+
+def seen_before_woken():
+    """A row counts as seen before its clients are woken, and a loss ends the waking."""
+    look = addon.recovery.Recovery.look
+    wakers = addon.dispatcher.Subscribers.wakers
+
+    def marking_look(self, name, database, now, catching_up):
+        session = self._listener.session
+
+        def some_wakers(subscribers, *args):
+            found = wakers(subscribers, *args)
+            return [(lambda wake=wake: wake() if self._listener.session is session else None) for wake in found]
+        addon.dispatcher.Subscribers.wakers = some_wakers
+        try:
+            look(self, name, database, now, catching_up)
+        finally:
+            addon.dispatcher.Subscribers.wakers = wakers
+        database.marks[:] = database.marks[-1:]
+    return [*replaced(addon.recovery.Recovery, "look", marking_look),
+            *replaced(addon.recovery.Recovery, "STRAGGLER_SECONDS", 0.0)]
+
+
+def all_databases():
+    """Every client is woken, whatever its database."""
+    def everybody(self, database, ids, deliver):
+        by_channel, names = self._by_channel(), {channel[0] for channel in self._by_channel()}
+        found = {}
+        for name in sorted(names):
+            channels = {addon.dispatcher.json.dumps(each, separators=(",", ":")): [2**40]
+                        for each in by_channel if each[0] == name}
+            found.update(dict.fromkeys(wakers(self, name, channels, deliver)))
+        return list(found) if ids or ids is None else []
+    wakers = addon.dispatcher.Subscribers.wakers
+    return replaced(addon.dispatcher.Subscribers, "wakers", everybody)
 
 
 MECHANISMS = {
@@ -134,7 +190,8 @@ MECHANISMS = {
     "identity": identity, "proof": proof, "catch-up": catch_up, "poll": poll, "look": look, "history": history,
     "overlap": overlap, "server-limit": server_limit, "queue": queue, "retry": retry_on_kept, "backoff": backoff,
     "slow-backoff": slow_backoff, "pace": pace, "throttle": throttle, "payload-check": payload_check,
-    "log-in-continued": log_in_continued,
+    "log-in-continued": log_in_continued, "rejected-last": rejected_last, "moved-name": moved_name, "standby": standby,
+    "seen-after-woken": seen_before_woken, "one-database": all_databases,
 }
 
 
