@@ -61,7 +61,7 @@ class Recovery:
         self._path = PooledPath(listener.settings.connect_timeout_seconds)
         self._databases: Dict[str, Database] = {}
         self._checked_at = runtime.monotonic()  # when the pooled path was asked for its server
-        self._session: Any = None  # the listener's, and whether it was LISTENING, at the latest step
+        self._identity: Any = None  # of the listener's server, and whether it was LISTENING, at the latest step
         self._listening = False
         self._throttle = runtime.Throttle()
         self.woken = self.failed_looks = 0
@@ -109,13 +109,16 @@ class Recovery:
     def _follow(self, state: Any, now: float) -> None:
         """Have what a change of the listener's state makes due be due, and see where NOTIFYs go."""
         session, listening = self._listener.session, state.lost_at is None
-        if session is not self._session and session is not None:
-            self._path.close()  # the listener may be on another server now
+        if session is not None and session.identity != self._identity:
+            self._identity = session.identity
+            self._path.close()
+            for database in self._databases.values():
+                database.marks.clear()  # another server may give ids anew: a copy, or a standby that lacks rows
         if listening != self._listening:
             # LISTENING again: catch up at once. Lost: most losses are over before the first poll.
             for database in self._databases.values():
                 database.due_at = 0.0 if listening else now + self._spread(1.0)
-        self._session, self._listening = session, listening
+        self._listening = listening
         if listening and now - self._checked_at > self.LOOK_SECONDS[0]:
             self._checked_at = now
             self._listener.check_path(self._path)
@@ -181,7 +184,8 @@ class Recovery:
             if self.woken % self.BATCH == 0:
                 runtime.sleep(self.BATCH_SECONDS)
         if highest < known:
-            marks.clear()  # the table was emptied, or is another one
+            marks.clear()  # the table was emptied, or is another one: it is looked at again, by time
+            database.due_at = 0.0
         else:
             marks.append((now, highest) if marks else (now - reach, (lowest or highest + 1) - 1))
 
