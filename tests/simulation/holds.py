@@ -7,7 +7,7 @@ import collections
 
 import greenlet
 
-from .standins import ServerError, addon
+from .standins import Connection, ServerError, addon
 
 LATEST = 60.0           # a row reaches its client, after its commit and after the last fault
 POLLED_AFTER = 15.0     # the same while the listener is not listening: the table is polled every poll_seconds
@@ -176,6 +176,8 @@ class Holds:
                 return True
         except ServerError:
             return True
+        if any(path.latency[1] > 0.3 for path in life.network.paths.values()):
+            return True
         pooler = life.pooler
         return pooler is not None and (len(pooler.clients) >= pooler.room or pooler.pool("postgres").failing)
 
@@ -188,9 +190,8 @@ class Holds:
             for backend in server.backends.values():
                 if backend.waits is not None and now - backend.waiting_since > STATEMENT and not server.stopped:
                     life.fail(f"a statement waits on {server.name} for {now - backend.waiting_since:.0f} s")
-                # a listener's own is repeated, all others are continued
-                repeated = 0.25 if " bus " in backend.application else 1
-                logging_in += repeated * (not backend.ready and backend.waiting_since > 0)
+                if not backend.ready and backend.waiting_since and isinstance(backend.wire.client, Connection):
+                    logging_in += 0.25 if " bus " in backend.application else 1     # the listener's own is repeated
             if logging_in > 4 + 2 * len(life.notifiers):
                 life.fail(f"{logging_in} log-ins wait on {server.name}")
         if now > life.disturbed_until + LEFT_AFTER:
