@@ -105,6 +105,7 @@ class Life:
         if self.threads_refused and name == "notifier":
             self.threads_refused -= 1
             self.holds.unsent.clear()       # they leave with the next NOTIFY
+            self.disturb(self.kernel.now, False)
             raise RuntimeError("can't start new thread")
         self.kernel.start_thread(target, name)
 

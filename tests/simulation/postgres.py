@@ -261,7 +261,7 @@ class Statements:
         if known:
             return known(backend, given)
         if sql.startswith(("LISTEN", "UNLISTEN")):
-            return self._listen(backend, *sql.split(" "))
+            return self._listen(backend, *sql.split(" ", 1))
         if sql.startswith(self.settings):
             return [("",)]
         notify = NOTIFY.match(sql)
