@@ -71,8 +71,9 @@ class Recovery:
         runtime.start_thread(self.run, "recovery")
 
     def step_inline(self) -> None:
-        """In the listener's thread: close its pooled connection, since this one asks once it is LISTENING."""
-        self._listener.path.close()
+        """In the listener's thread: close its pooled connection once it is LISTENING, since this thread asks then."""
+        if self._listener.state.lost_at is None:
+            self._listener.path.close()
 
     def run(self) -> None:
         """Look whenever a look is due, until the listener stops."""
