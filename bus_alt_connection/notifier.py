@@ -146,7 +146,8 @@ class Notifier:
                 runtime.sleep(max(backoff.FIRST, backoff.next()))
 
     def _warn(self, text: str, value: Any) -> None:
-        if self._throttle.due(text):
+        # Of what cannot leave, the sender and the retry thread say the same: one line a minute for both.
+        if self._throttle.due("waiting" if text.startswith("Cannot send") else text):
             _logger.warning(text, value)
 
 
