@@ -4,7 +4,8 @@
 test, `serving` one server for a whole module, on the threaded server and on the prefork server in turn.
 
 A test of what a series may lack is marked: `@pytest.mark.needs("cron_listeners")` names a fact of stack/series.py. One
-that takes long and has a like that runs on each series is marked `newest`, and runs on the newest alone.
+that takes long and has a like that runs on each series is marked `newest`, and runs on the newest alone. What takes
+many minutes, or a machine that does nothing else, is marked `long`, and runs with --long.
 """
 import itertools
 import os
@@ -32,6 +33,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("odoo")
     group.addoption("--series", metavar="N[,N]", help="the series to test, of those that Debian has: "
                     f"{' and '.join(map(str, PACKAGES))} (default: all that this machine can have)")
+    group.addoption("--long", action="store_true", help="also what is marked long")
     group.addoption("--odoo-home", metavar="PATH", help="test this source tree, of any series (also: ODOO_HOME)")
     group.addoption("--odoo-python", metavar="PATH", help="its interpreter (also: ODOO_PYTHON)")
 
@@ -44,6 +46,7 @@ def pytest_configure(config):
         # The same with nohup; a function is not passed on to a program, which has the default then.
         signal.signal(signal.SIGHUP, lambda *_: None)
     config.addinivalue_line("markers", "needs(fact): skip on a series that lacks it, see stack/series.py")
+    config.addinivalue_line("markers", "long: takes many minutes, or a machine that does nothing else; --long runs it")
     config.addinivalue_line("markers", "newest: of several series that are tested, on the first alone; --series 14 runs"
                             " it on that")
     for option, variable in (("odoo_home", "ODOO_HOME"), ("odoo_python", "ODOO_PYTHON")):
@@ -90,6 +93,8 @@ def facts(stack):
 
 @pytest.fixture(autouse=True)
 def needs(request):
+    if request.node.get_closest_marker("long") and not request.config.getoption("--long"):
+        pytest.skip("takes many minutes, or a machine that does nothing else: ./dev test --long runs it")
     if request.node.get_closest_marker("newest"):
         newest, this = request.config.series[0], request.getfixturevalue("series")
         if this != newest:

@@ -149,8 +149,8 @@ def test_it_stops_as_fast(odoo, bus, postgres, facts, workers):
 
 def test_not_configured_says_so(odoo, postgres):
     server = odoo(direct=False)
-    server.wait_log(r"Neither imdispatcher_db_host nor imdispatcher_db_port is set")
-    assert len([line for line in server.log_text().splitlines() if "Neither imdispatcher" in line]) == 1
+    server.wait_log(r"Odoo's own address: neither imdispatcher_db_host nor _db_port is set")
+    assert len([line for line in server.log_text().splitlines() if "neither imdispatcher" in line]) == 1
 
 
 @pytest.mark.parametrize("wrong", [

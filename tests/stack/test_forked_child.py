@@ -16,6 +16,8 @@ from stack.clients.listeners import direct, wait_listening
 from stack.clients.state import pass_seconds, wait_healthy
 from stack.process import DEADLINE, wait_until
 
+pytestmark = pytest.mark.long
+
 ADDONS = Path(__file__).parent / "addons"
 NAMES = itertools.count(1)
 WATCHED = 15        # seconds

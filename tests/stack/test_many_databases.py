@@ -25,7 +25,7 @@ PACE = 500          # clients that are woken in a second, at most
 CROWD = 160         # clients of a database
 CROWDS, BIG_CROWD = 4, 200     # their sockets have to fit into select(), which the proxy waits with
 PATIENCE = 90       # seconds
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 
 @pytest.fixture

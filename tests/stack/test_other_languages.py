@@ -22,7 +22,7 @@ NAMES = itertools.count(1)
 MINUTE = 60         # seconds, in which attempts are quick
 WATCHED = 30        # seconds
 SLOW = 5            # seconds between attempts after that, a fifth more or less
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from stack.download.programs import patroni
 from stack.machine import Unavailable
 from stack.servers.patroni import Cluster
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.timeout(600)
 def test_a_primary_that_moves(stack, facts):
