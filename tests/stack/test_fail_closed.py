@@ -102,7 +102,7 @@ def encrypted(stack, tmp_path_factory):
 
 
 @pytest.mark.parametrize("sslmode, workers", [
-    ("require", 0), pytest.param("prefer", 2, marks=newest), pytest.param("verify-full", 0, marks=newest)])
+    ("require", 0), pytest.param("verify-ca", 2, marks=newest), pytest.param("verify-full", 0, marks=newest)])
 def test_root_certificate(case, flow, encrypted, tmp_path, sslmode, workers):
     """One that is mounted later is found. Without its file libpq would check nothing where `require` is asked."""
     target, certificate = encrypted

@@ -21,7 +21,7 @@ NAMES = itertools.count(1)
 HELD = 90           # seconds
 AT_MOST = 2         # backends of one Odoo that wait at the same time
 EVERY = 0.25        # seconds between two counts
-pytestmark = [pytest.mark.timeout(600), pytest.mark.newest]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from stack.clients.unnotified import FOUND, clients, gets
 from stack.faults.network import Proxy
 from stack.process import DEADLINE, wait_until
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [pytest.mark.timeout(500), pytest.mark.long]
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.newest)], ids=["threaded", "prefork"])

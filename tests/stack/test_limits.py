@@ -65,7 +65,7 @@ def databases(stack):
         stack.drop(name)
 
 
-@pytest.mark.newest
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_session_pooler_is_not_held(stack, odoo, databases):
     """In session mode each connection to the pooler holds one to the server: for databases at rest next to none."""
@@ -97,6 +97,7 @@ def test_a_session_pooler_is_not_held(stack, odoo, databases):
         server.kill()
 
 
+@pytest.mark.long
 def test_a_channel_without_a_database(stack, odoo, facts, bus):
     """Another addon's channel is a tuple whose first part is a word: no database of this name is asked for again."""
     if facts.client != "WebSocket":

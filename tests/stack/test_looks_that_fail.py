@@ -15,7 +15,7 @@ from tests.stack.test_metrics import scrape
 
 NAMES = itertools.count(1)
 WATCHED = 150       # seconds
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 
 @pytest.fixture
