@@ -14,8 +14,9 @@ class Fault:
     """`make(life, plan)` makes it and returns what it is and what ends it or None; and DIRECT if Odoo's own queries
     are as well as before."""
 
-    def __init__(self, life, make, delay, seconds, aim):
+    def __init__(self, life, make, seconds=0.0, aim=None, delay=0.0, plan=None):
         self.life, self.make, self.delay, self.seconds, self.aim = life, make, delay, seconds, aim
+        self.plan = plan or life.plan
 
     def arm(self):
         """Begin now, or at the moment that it is aimed at."""
@@ -32,7 +33,7 @@ class Fault:
         life = self.life
         if life.kernel.now - life.began > 480.0:
             return
-        made = self.make(life, life.plan)
+        made = self.make(life, self.plan)
         if made is None:
             return
         text, end, *direct_only = made
@@ -57,7 +58,8 @@ def burst(life, plan):
     for _ in range(plan.choice((1, 1, 2, 3, 5))):
         aim = (plan.choice(EVENTS), plan.choice((1, 1, 2, 5, 20))) if plan.random() < 0.5 else None
         seconds = plan.choice((0.05, 0.5, 2.0, 8.0, 20.0, 70.0)) * plan.uniform(0.5, 1.5)
-        found.append(Fault(life, plan.choice(ALL), plan.uniform(0.0, plan.choice((0.1, 5.0, 20.0))), seconds, aim))
+        make, delay = plan.choice(ALL), plan.uniform(0.0, plan.choice((0.1, 5.0, 20.0)))
+        found.append(Fault(life, make, seconds, aim, delay))
     return found
 
 
