@@ -6,7 +6,6 @@ until which the world is disturbed: by its own length, and by what PgBouncer and
 from .pooler import Pooler
 from .postgres import Database
 
-
 DIRECT = "direct"
 
 
@@ -68,7 +67,8 @@ def burst(life, plan):
 def choose_path(life, plan):
     """(its name, the path, [DIRECT] or [])"""
     direct = [DIRECT] if life.pooler else []
-    found = [("Odoo's way to server A", "odoo", "10.0.0.1", direct), ("Odoo's way to server B", "odoo", "10.0.0.2", direct)]
+    found = [("Odoo's way to server A", "odoo", "10.0.0.1", direct),
+             ("Odoo's way to server B", "odoo", "10.0.0.2", direct)]
     if life.pooler:
         found += [("Odoo's way to the pooler", "odoo", life.pooler.address, []),
                   ("the pooler's way to its server", "pooler", life.pooler.target, [])]
@@ -360,7 +360,7 @@ def flood(life, plan):
     """Other databases of the cluster NOTIFY."""
     count, every = plan.choice(((200, 0.0003), (100, 0.02)))
     for number in range(count):
-        life.kernel.at(number * every, other_notify, life, '[["other","channel",%d]]' % (number % 7))
+        life.kernel.at(number * every, other_notify, life, f'[["other","channel",{number % 7}]]')
     return f"another database sends {count} NOTIFYs", None, DIRECT
 
 
@@ -382,5 +382,5 @@ def other_notify(life, payload):
 
 ALL = [silence, silence, refuse, reset, forget, slow, kill, kill, restart, restart, hang, hang_backend, unlisten, full,
        lock_login, lock_table, lock_table, refuse_listen, empty_table, drop_database, promote, promote, move, move,
-       restart_pooler, hang_pooler, pause_pooler, full_pooler, no_names, slow_names, wrong_name, stand_still, no_threads,
-       flood, malformed]
+       restart_pooler, hang_pooler, pause_pooler, full_pooler, no_names, slow_names, wrong_name, stand_still,
+       no_threads, flood, malformed]

@@ -1,8 +1,8 @@
 """One life: a world that follows from a seed, ten minutes of an Odoo in it, and what must hold.
 
 Contract: `Life(seed).run()` lives it; `broken` then is None or what did not hold, and `history` has what happened, as
-(time, kind, text, subjects). Two runs of a seed have the same history. `Life(seed, kind="19", events=[...])` is given what
-the seed would choose; `events` are (seconds, what is called with the life then), in the place of the faults.
+(time, kind, text, subjects). Two runs of a seed have the same history. `Life(seed, kind="19", events=[...])` is given
+what the seed would choose; `events` are (seconds, what is called with the life then), in the place of the faults.
 """
 import json
 import logging
@@ -226,9 +226,9 @@ class Life:
         database.rows.append(row)
         self.counts["rows"] += 1
         for browser in self.browsers:
-            if browser.session is not None and browser.database == database.name and row.channel in browser.texts:
-                if browser.could_get(row):
-                    self.due[browser][row] = self.kernel.now
+            if (browser.session is not None and browser.database == database.name and row.channel in browser.texts
+                    and browser.could_get(row)):
+                self.due[browser][row] = self.kernel.now
         self.tell("row", f"{row} of {database.name} commits, {self.kernel.now - row.began:.1f} s after its"
                          " transaction began", row)
 
@@ -278,7 +278,8 @@ class Life:
         settings = addon.settings.Settings({"IMDISPATCHER_DB_HOST": self.hosts, "IMDISPATCHER_DB_PORT": "5432"})
         self.dispatch = clients.KINDS[self.kind](self)
         series = addon.dispatcher.series_of(self.dispatch)
-        self.listener = listener = addon.listener.Listener(addon.dispatcher.Subscribers(self.dispatch, series), settings)
+        subscribers = addon.dispatcher.Subscribers(self.dispatch, series)
+        self.listener = listener = addon.listener.Listener(subscribers, settings)
         enter = listener.enter
 
         def entering(phase, *args, **kwargs):
@@ -360,8 +361,8 @@ class Sender:
             kernel.sleep(plan.uniform(20.0, 150.0))      # a long transaction; its rows are made at its end
         server = life.own_query(name, writing=True)
         database = server.databases[name]
-        rows = [Row(life.row_number(), database.next_id(), json.dumps(channel, separators=(",", ":")), began, life.clock(began))
-                for channel in channels]
+        rows = [Row(life.row_number(), database.next_id(), json.dumps(channel, separators=(",", ":")), began,
+                    life.clock(began)) for channel in channels]
         if late > 0.9:
             kernel.sleep(plan.uniform(0.0, plan.choice((0.1, 5.0, 55.0))))     # its COMMIT waits
         server = life.own_query(name, writing=True)

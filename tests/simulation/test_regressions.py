@@ -17,7 +17,8 @@ def commit(life, began=0.0):
 
 def lives(seed=1, **given):
     """Live with these events; what must hold is checked as ever."""
-    life = Life(seed, **{"kind": "19", "pooled": True, "databases": 1, "clients": 7, "last": 100, "senders": 0, **given})
+    usual = {"kind": "19", "pooled": True, "databases": 1, "clients": 7, "last": 100, "senders": 0}
+    life = Life(seed, **{**usual, **given})
     life.run()
     assert life.broken is None, life.broken
     return life
