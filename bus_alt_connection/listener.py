@@ -64,6 +64,7 @@ class Listener:
         self._rejected: List[str] = []  # hosts that NOTIFYs did not reach, latest last
         self._token: Optional[str] = None  # that has not arrived yet
         self._doubted = False  # whether NOTIFYs may go elsewhere now
+        self._backoff = runtime.Backoff(self.START_SECONDS)  # of connects; a new one when LISTENING ends
         self._read_at = 0.0
         self._log = state.StateLog(subscribers.name, self.settings.poll_seconds)
         self._throttle = runtime.Throttle()
@@ -97,7 +98,6 @@ class Listener:
 
     def run(self) -> None:
         """Connect, verify and listen until ``stop``."""
-        backoff = runtime.Backoff(self.START_SECONDS)
         while not self.stopping.is_set():
             problem = None
             try:
@@ -106,10 +106,8 @@ class Listener:
                 problem = None if self.stopping.is_set() else exc  # what stop interrupts is not lost
             except Exception:  # a defect of this addon must not silence the bus
                 self.report_defect()
-            if self.state.lost_at is None:
-                backoff = runtime.Backoff()
             self.enter(CONNECTING, problem=problem)
-            self._pause(backoff.next())
+            self._pause(self._backoff.next())
         self.path.close()
         self.enter(STOPPED)
 
@@ -117,7 +115,9 @@ class Listener:
         """Replace the state: the only place where it changes, and where its change is logged."""
         before = self.state
         self.state = after = state.successor(before, phase, endpoint, problem)
-        if before.lost_at is not None and after.lost_at is None:
+        if before.lost_at is None and after.lost_at is not None:
+            self._backoff = runtime.Backoff()
+        elif before.lost_at is not None and after.lost_at is None:
             self.degraded_seconds += after.since - before.lost_at
         self._log.change(before, after)
         self.changed.set()

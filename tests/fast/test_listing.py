@@ -20,6 +20,7 @@ MAY = {
     "bench": {"stack", "bench"},
     "tests/fast": {"stack", "bench", "tests.fast", "tests.documents", "tests.old_python",
                    "tests.inside.settings_values"},
+    "tests/simulation": {"stack", "tests.simulation"},
     "tests/stack": {"stack", "bench", "tests.documents", "tests.stack"},
     "tests/workshop": {"stack", "bench", "tests.documents", "tests.running", "tests.old_python", "tests.workshop"},
 }

@@ -68,7 +68,8 @@ def run(first, count, minutes, without):
                     failed.append((seed, broken))
                     print(f"  seed {seed}: {broken}", flush=True)
     years = lives * SECONDS / 86400 / 365.25
-    print(f"{lives} lives ({years:.2f} virtual years): " + ", ".join(f"{value} {name}" for name, value in totals.items()))
+    print(f"{lives} lives ({years:.2f} virtual years): "
+          + ", ".join(f"{value} {name}" for name, value in totals.items()))
     print(f"{lives / spent * 60:.0f} lives a minute and core; {len(failed)} failed")
     if failed:
         tell(min(failed)[0], without)

@@ -2,7 +2,7 @@
 
 What is modelled: what each kind looks for in the table and what it remembers (12 to 15: the browser asks for what has a
 higher id than all that it has seen; 16 to 19: each websocket has the id up to which it was sent all, and a history; 20:
-each channel has both, and workers that fetch), that an id of 0 shows the last 50 s, when a client that fails comes again.
+each channel has both, and workers fetch), that an id of 0 shows the last 50 s, when a client that failed comes again.
 What is not: sessions, users, frames, HTTP. Odoo's own queries succeed, fail or wait as the world is at that time.
 """
 import bisect

@@ -6,7 +6,6 @@ until which the world is disturbed: by its own length, and by what PgBouncer and
 from .pooler import Pooler
 from .postgres import Database
 
-
 DIRECT = "direct"
 
 
@@ -14,8 +13,9 @@ class Fault:
     """`make(life, plan)` makes it and returns what it is and what ends it or None; and DIRECT if Odoo's own queries
     are as well as before."""
 
-    def __init__(self, life, make, delay, seconds, aim):
+    def __init__(self, life, make, seconds=0.0, aim=None, delay=0.0, plan=None):
         self.life, self.make, self.delay, self.seconds, self.aim = life, make, delay, seconds, aim
+        self.plan = plan or life.plan
 
     def arm(self):
         """Begin now, or at the moment that it is aimed at."""
@@ -32,7 +32,7 @@ class Fault:
         life = self.life
         if life.kernel.now - life.began > 480.0:
             return
-        made = self.make(life, life.plan)
+        made = self.make(life, self.plan)
         if made is None:
             return
         text, end, *direct_only = made
@@ -57,7 +57,8 @@ def burst(life, plan):
     for _ in range(plan.choice((1, 1, 2, 3, 5))):
         aim = (plan.choice(EVENTS), plan.choice((1, 1, 2, 5, 20))) if plan.random() < 0.5 else None
         seconds = plan.choice((0.05, 0.5, 2.0, 8.0, 20.0, 70.0)) * plan.uniform(0.5, 1.5)
-        found.append(Fault(life, plan.choice(ALL), plan.uniform(0.0, plan.choice((0.1, 5.0, 20.0))), seconds, aim))
+        make, delay = plan.choice(ALL), plan.uniform(0.0, plan.choice((0.1, 5.0, 20.0)))
+        found.append(Fault(life, make, seconds, aim, delay))
     return found
 
 
@@ -66,7 +67,8 @@ def burst(life, plan):
 def choose_path(life, plan):
     """(its name, the path, [DIRECT] or [])"""
     direct = [DIRECT] if life.pooler else []
-    found = [("Odoo's way to server A", "odoo", "10.0.0.1", direct), ("Odoo's way to server B", "odoo", "10.0.0.2", direct)]
+    found = [("Odoo's way to server A", "odoo", "10.0.0.1", direct),
+             ("Odoo's way to server B", "odoo", "10.0.0.2", direct)]
     if life.pooler:
         found += [("Odoo's way to the pooler", "odoo", life.pooler.address, []),
                   ("the pooler's way to its server", "pooler", life.pooler.target, [])]
@@ -358,7 +360,7 @@ def flood(life, plan):
     """Other databases of the cluster NOTIFY."""
     count, every = plan.choice(((200, 0.0003), (100, 0.02)))
     for number in range(count):
-        life.kernel.at(number * every, other_notify, life, '[["other","channel",%d]]' % (number % 7))
+        life.kernel.at(number * every, other_notify, life, f'[["other","channel",{number % 7}]]')
     return f"another database sends {count} NOTIFYs", None, DIRECT
 
 
@@ -380,5 +382,5 @@ def other_notify(life, payload):
 
 ALL = [silence, silence, refuse, reset, forget, slow, kill, kill, restart, restart, hang, hang_backend, unlisten, full,
        lock_login, lock_table, lock_table, refuse_listen, empty_table, drop_database, promote, promote, move, move,
-       restart_pooler, hang_pooler, pause_pooler, full_pooler, no_names, slow_names, wrong_name, stand_still, no_threads,
-       flood, malformed]
+       restart_pooler, hang_pooler, pause_pooler, full_pooler, no_names, slow_names, wrong_name, stand_still,
+       no_threads, flood, malformed]

@@ -206,7 +206,7 @@ class Holds:
             return
         if life.listener.state.phase != addon.state.STOPPED:
             life.fail(f"the listener is {life.listener.state.phase} after its end")
-        left = [thread.name for thread in life.kernel.threads if thread.process == "odoo" and thread.name in ("bus", "recovery")]
+        left = [each.name for each in life.kernel.threads if each.name in ("bus", "recovery")]
         if left:
             life.fail(f"threads are left: {', '.join(left)}")
         kept = [each for each in life.connections.values()

@@ -1,7 +1,8 @@
 """One life: a world that follows from a seed, ten minutes of an Odoo in it, and what must hold.
 
 Contract: `Life(seed).run()` lives it; `broken` then is None or what did not hold, and `history` has what happened, as
-(time, kind, text, subjects). Two runs of a seed have the same history.
+(time, kind, text, subjects). Two runs of a seed have the same history. `Life(seed, kind="19", events=[...])` is given
+what the seed would choose; `events` are (seconds, what is called with the life then), in the place of the faults.
 """
 import json
 import logging
@@ -24,9 +25,9 @@ class Broken(Exception):
 
 
 class Life:
-    def __init__(self, seed):
+    def __init__(self, seed, **given):
         load()
-        self.seed = seed
+        self.seed, self.given = seed, given
         self.plan = random.Random(f"plan {seed}")      # what happens; the kernel has the randomness of how
         plan = self.plan
         self.kernel = Kernel(f"life {seed}", preempt=plan.choice((0.0, 0.0, 0.02, 0.2)))
@@ -50,10 +51,15 @@ class Life:
 
     # -- the world -------------------------------------------------------------------------------------------------
 
+    def choose(self, name, options):
+        """One of these by the seed, unless it was given."""
+        chosen = self.plan.choice(options)
+        return self.given.get(name, chosen)
+
     def build(self):
         plan = self.plan
         self.network = Network(self.kernel)
-        names = ["one", "two", "three"][:plan.choice((1, 1, 2, 3))]
+        names = ["one", "two", "three"][:self.choose("databases", (1, 1, 2, 3))]
         self.primary = Server(self, "server A", "10.0.0.1", ["postgres", *names])
         self.other = Server(self, "server B", "10.0.0.2", ["postgres", *names])
         self.other.standby = True
@@ -62,16 +68,16 @@ class Life:
             for name in names:
                 server.databases[name].last_id = 100
         self.pooler = None
-        if plan.random() < 0.8:
+        if self.choose("pooled", (True, True, True, True, False)):
             self.pooler = Pooler(self, "10.0.0.5", "10.0.0.1", login_retry=plan.choice((1.0, 15.0)),
                                  size=plan.choice((2, 20)))
         self.network.names["pool"] = ["10.0.0.5"] if self.pooler else ["10.0.0.1"]
         self.network.names["direct"] = ["10.0.0.1"]
         self.addresses = dict(self.network.names)       # where the names lead when all is well
-        self.hosts = plan.choice(("direct", "10.0.0.1,10.0.0.2", "10.0.0.2,10.0.0.1"))
+        self.hosts = self.choose("hosts", ("direct", "10.0.0.1,10.0.0.2", "10.0.0.2,10.0.0.1"))
         odoo.pooled = {"host": "pool", "port": 6432 if self.pooler else 5432, "user": "odoo"}
         odoo.loaded = names
-        self.kind = plan.choice(sorted(clients.KINDS))
+        self.kind = self.choose("kind", sorted(clients.KINDS))
         self.first_poll = 40.0
         self.tell("world", f"Odoo {self.kind}, {'behind the pooler' if self.pooler else 'without a pooler'}, listens on"
                            f" {self.hosts}; databases {', '.join(names)}")
@@ -220,9 +226,9 @@ class Life:
         database.rows.append(row)
         self.counts["rows"] += 1
         for browser in self.browsers:
-            if browser.session is not None and browser.database == database.name and row.channel in browser.texts:
-                if browser.could_get(row):
-                    self.due[browser][row] = self.kernel.now
+            if (browser.session is not None and browser.database == database.name and row.channel in browser.texts
+                    and browser.could_get(row)):
+                self.due[browser][row] = self.kernel.now
         self.tell("row", f"{row} of {database.name} commits, {self.kernel.now - row.began:.1f} s after its"
                          " transaction began", row)
 
@@ -272,7 +278,8 @@ class Life:
         settings = addon.settings.Settings({"IMDISPATCHER_DB_HOST": self.hosts, "IMDISPATCHER_DB_PORT": "5432"})
         self.dispatch = clients.KINDS[self.kind](self)
         series = addon.dispatcher.series_of(self.dispatch)
-        self.listener = listener = addon.listener.Listener(addon.dispatcher.Subscribers(self.dispatch, series), settings)
+        subscribers = addon.dispatcher.Subscribers(self.dispatch, series)
+        self.listener = listener = addon.listener.Listener(subscribers, settings)
         enter = listener.enter
 
         def entering(phase, *args, **kwargs):
@@ -288,20 +295,24 @@ class Life:
         self.kernel.spawn(self.dispatch.loop, "upstream's loop", process="odoo")
         self.browsers = []
         channels = {name: [(name, "channel", number) for number in range(3)] for name in self.databases}
-        for number in range(1, plan.choice((2, 4, 7)) + 1):
+        for number in range(1, self.choose("clients", (2, 4, 7)) + 1):
             name = plan.choice(self.databases)
-            last = plan.choice((0, 100, 100, 100))
+            last = self.choose("last", (0, 100, 100, 100))
             browser = self.dispatch.browser(self, number, name, plan.sample(channels[name], plan.choice((1, 2))), last)
             self.browsers.append(browser)
             self.due[browser] = {}
             browser.begin()
         self.notifiers = []
-        for number in range(plan.choice((1, 2, 3))):
+        for number in range(self.choose("senders", (1, 2, 3))):
             sender = Sender(self, number + 1, channels)
             self.kernel.spawn(sender.run, f"sender {number + 1}", process=sender)
 
     def plan_faults(self):
         """Arrange the bad days: bursts, with calm between them."""
+        if "events" in self.given:
+            for time, event in self.given["events"]:
+                self.kernel.at(time, event, self)
+            return
         plan, time = self.plan, self.plan.choice((0.0, 30.0, 60.0))
         while time < SECONDS - 150.0:
             for fault in faults.burst(self, plan):
@@ -350,8 +361,8 @@ class Sender:
             kernel.sleep(plan.uniform(20.0, 150.0))      # a long transaction; its rows are made at its end
         server = life.own_query(name, writing=True)
         database = server.databases[name]
-        rows = [Row(life.row_number(), database.next_id(), json.dumps(channel, separators=(",", ":")), began, life.clock(began))
-                for channel in channels]
+        rows = [Row(life.row_number(), database.next_id(), json.dumps(channel, separators=(",", ":")), began,
+                    life.clock(began)) for channel in channels]
         if late > 0.9:
             kernel.sleep(plan.uniform(0.0, plan.choice((0.1, 5.0, 55.0))))     # its COMMIT waits
         server = life.own_query(name, writing=True)

@@ -309,8 +309,8 @@ def installed(world):
     standins = {
         addon.runtime: {
             "monotonic": kernel.monotonic, "wall_clock": lambda: kernel.now + 1.7e9, "sleep": kernel.sleep,
-            "uniform": kernel.random.uniform, "token": lambda: f"{kernel.random.getrandbits(64):016x}", "Lock": kernel.lock,
-            "Event": kernel.event, "start_thread": world.start_thread},
+            "uniform": kernel.random.uniform, "token": lambda: f"{kernel.random.getrandbits(64):016x}",
+            "Lock": kernel.lock, "Event": kernel.event, "start_thread": world.start_thread},
         addon.link: {
             "psycopg2": SimpleNamespace(connect=world.connect, Error=ServerError), "FAILURES": (ServerError, OSError),
             "select": SimpleNamespace(poll=lambda: Poller(world), POLLIN=POLLIN, POLLOUT=POLLOUT),

@@ -28,9 +28,10 @@ def table(first, count, out=print):
     stories = []
     with multiprocessing.Pool() as pool:
         for name, failed, told in pool.imap(judge, jobs):
-            gaps = [after - before for before, after in zip([first - 1, *failed], failed)]
+            gaps = [after - before for before, after in zip([first - 1, *failed], failed, strict=False)]
             median = f"{statistics.median(gaps):.0f}" if gaps else "-"
-            out(f"{name:24} {len(failed) / count:>7.1%} {median:>7}  {told[0] if told else 'no seed misses it'}", flush=True)
+            how = told[0] if told else "no seed misses it"
+            out(f"{name:24} {len(failed) / count:>7.1%} {median:>7}  {how}", flush=True)
             missed = missed and bool(failed)
             stories.append((name, told))
     for name, told in stories:

@@ -291,7 +291,8 @@ def ids_and_commits(world):
     commit_first()
     seen += [world.look(link), world.look(link, known=1), world.look(link, known=3), world.look(link, known=99)]
     # by time: none is older than 100 s, none was there 100 s ago
-    seen += [world.look(link, settled=100.0), world.look(link, seconds=-100.0), world.look(link, seconds=100.0, settled=-1)]
+    seen += [world.look(link, settled=100.0), world.look(link, seconds=-100.0)]
+    seen += [world.look(link, seconds=100.0, settled=-1)]
     link.close()
     return seen
 
@@ -397,7 +398,7 @@ def server_is_down(world):
 
 
 def table_is_locked(world):
-    """A look waits; with a time limit of the server's it is cancelled there, without one it stays when its client goes."""
+    """A look waits; with a limit of the server's it is cancelled there, without one it waits on, without a client."""
     with world.locked():
         link = world.link(database=DATABASE)
         seen = [world.look(link, server_limit=0.5) in ("57014", "55P03"), link.usable, world.waiting()]
