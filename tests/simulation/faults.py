@@ -56,7 +56,7 @@ def burst(life, plan):
     found = []
     for _ in range(plan.choice((1, 1, 2, 3, 5))):
         aim = (plan.choice(EVENTS), plan.choice((1, 1, 2, 5, 20))) if plan.random() < 0.5 else None
-        seconds = plan.choice((0.05, 0.5, 2.0, 8.0, 20.0, 70.0)) * plan.uniform(0.5, 1.5)
+        seconds = plan.choice((0.05, 0.5, 0.5, 2.0, 2.0, 8.0, 8.0, 20.0, 70.0)) * plan.uniform(0.5, 1.5)
         make, delay = plan.choice(ALL), plan.uniform(0.0, plan.choice((0.1, 5.0, 20.0)))
         found.append(Fault(life, make, seconds, aim, delay))
     return found

@@ -17,6 +17,7 @@ MOVED_AFTER = 40.0      # a pooled path that leads elsewhere is noticed
 LISTENING_AFTER = 25.0  # the listener is listening again, after the last fault
 LEFT_AFTER = 15.0       # what was queued has left, after the last fault
 QUIET_AFTER = 75.0      # no warning is logged any more, after the last fault
+GONE_AFTER = 30.0       # no LISTEN of a connection that was lost is left on a server, after the last fault
 STATEMENT = 6.0         # seconds that a statement waits on a server, whatever became of who sent it
 
 
@@ -144,7 +145,8 @@ class Holds:
             else:
                 if self.bad_since is None or self.bad_since[1] != elsewhere:
                     self.bad_since = now, elsewhere
-                seconds = now - self.bad_since[0]
+                # a fault in between may have kept the pooled path from answering
+                seconds = now - max(self.bad_since[0], life.pooled_fault_at if elsewhere else 0.0)
                 if seconds > (MOVED_AFTER if elsewhere else LOST_AFTER):
                     life.fail(f"the listener is LISTENING, and for {seconds:.0f} s no NOTIFY reaches it")
         else:
@@ -186,12 +188,15 @@ class Holds:
         if len(life.connections) > 8 + len(life.notifiers):
             life.fail(f"{len(life.connections)} connections are open at once")
         for server in (life.primary, life.other):
-            logging_in = 0
+            logging_in = listening = 0
             for backend in server.backends.values():
                 if backend.waits is not None and now - backend.waiting_since > STATEMENT and not server.stopped:
                     life.fail(f"a statement waits on {server.name} for {now - backend.waiting_since:.0f} s")
                 if not backend.ready and backend.waiting_since and isinstance(backend.wire.client, Connection):
                     logging_in += 0.25 if " bus " in backend.application else 1     # the listener's own is repeated
+                listening += "imbus" in backend.listens
+            if listening > 1 and now > life.disturbed_until + GONE_AFTER:
+                life.fail(f"{listening} LISTENs are left on {server.name}")
             if logging_in > 4 + 2 * len(life.notifiers):
                 life.fail(f"{logging_in} log-ins wait on {server.name}")
         if now > life.disturbed_until + LEFT_AFTER:

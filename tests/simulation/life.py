@@ -30,7 +30,7 @@ class Life:
         self.seed, self.given = seed, given
         self.plan = random.Random(f"plan {seed}")      # what happens; the kernel has the randomness of how
         plan = self.plan
-        self.kernel = Kernel(f"life {seed}", preempt=plan.choice((0.0, 0.0, 0.02, 0.2)))
+        self.kernel = Kernel(f"life {seed}", preempt=plan.choice((0.0, 0.0, 0.02, 0.1)))
         self.kernel.failed = self.thread_failed
         self.history, self.began = [], self.kernel.now
         self.broken = self.exception = None
@@ -44,6 +44,7 @@ class Life:
         self.threads_refused = 0    # how many threads the system will not give
         # The last fault, of any kind, and of those that concern Odoo's own queries. The start is one, too.
         self.disturbed_until = self.pooled_disturbed_until = self.kernel.now + 10.0
+        self.pooled_fault_at = 0.0  # when a fault of the latter kind began or ended
         self.due = {}               # browser -> {row: when it committed}
         self.passed_by = 0
         self.epoch = 0              # grows when connections of Odoo's own are lost
@@ -153,7 +154,6 @@ class Life:
     def own_query(self, database, read=None, writing=False):
         """What `read(rows, clock)` returns of the rows of a database; without it the server, for one who writes."""
         kernel = self.kernel
-        kernel.sleep(kernel.random.uniform(0.0005, 0.003))
         epoch, deadline = self.epoch, kernel.now + 60.0
         while True:
             server = self.reach(database, writing)
@@ -167,7 +167,7 @@ class Life:
         if read is None:
             return server
         found = read(server.databases[database].rows, self.clock())
-        kernel.sleep(kernel.random.uniform(0.0003, 0.002))
+        kernel.sleep(kernel.random.uniform(0.0003, 0.004))
         if epoch != self.epoch:
             raise ServerError("server closed the connection unexpectedly")
         return found
@@ -202,6 +202,7 @@ class Life:
     def disturb(self, until, pooled=True):
         self.disturbed_until = max(self.disturbed_until, until)
         if pooled:
+            self.pooled_fault_at = self.kernel.now
             self.pooled_disturbed_until = max(self.pooled_disturbed_until, until)
 
     def log(self, level, text, exc_info):
@@ -295,7 +296,7 @@ class Life:
         self.kernel.spawn(self.dispatch.loop, "upstream's loop", process="odoo")
         self.browsers = []
         channels = {name: [(name, "channel", number) for number in range(3)] for name in self.databases}
-        for number in range(1, self.choose("clients", (2, 4, 7)) + 1):
+        for number in range(1, self.choose("clients", (1, 3, 5)) + 1):
             name = plan.choice(self.databases)
             last = self.choose("last", (0, 100, 100, 100))
             browser = self.dispatch.browser(self, number, name, plan.sample(channels[name], plan.choice((1, 2))), last)
@@ -303,7 +304,7 @@ class Life:
             self.due[browser] = {}
             browser.begin()
         self.notifiers = []
-        for number in range(self.choose("senders", (1, 2, 3))):
+        for number in range(self.choose("senders", (1, 1, 2))):
             sender = Sender(self, number + 1, channels)
             self.kernel.spawn(sender.run, f"sender {number + 1}", process=sender)
 
@@ -336,7 +337,7 @@ class Sender:
     def __init__(self, life, number, channels):
         self.life, self.kernel, self.number, self.channels = life, life.kernel, number, channels
         self.plan = random.Random(f"sender {life.seed} {number}")
-        self.every = self.plan.choice((3.0, 10.0, 25.0))
+        self.every = self.plan.choice((2.0, 12.0, 30.0))
         self.notifier = addon.notifier.Notifier(5.0)
         life.notifiers.append(self.notifier)
 
@@ -364,7 +365,7 @@ class Sender:
         rows = [Row(life.row_number(), database.next_id(), json.dumps(channel, separators=(",", ":")), began,
                     life.clock(began)) for channel in channels]
         if late > 0.9:
-            kernel.sleep(plan.uniform(0.0, plan.choice((0.1, 5.0, 55.0))))     # its COMMIT waits
+            kernel.sleep(plan.uniform(0.0, plan.choice((0.1, 5.0, 55.0, 55.0))))   # its COMMIT waits
         server = life.own_query(name, writing=True)
         if epoch != life.epoch or server.databases.get(name) is not database:
             raise ServerError("server closed the connection unexpectedly")

@@ -33,6 +33,10 @@ def keepalives():
     return replaced(addon.session, "tcp_parameters", lambda every: {})
 
 
+def server_keepalives():
+    return replaced(addon.session, "server_settings", lambda every: "SELECT 1")
+
+
 def identity():
     return replaced(addon.listener.Listener, "check_path", lambda self, path: None)
 
@@ -187,6 +191,7 @@ def all_databases():
 
 MECHANISMS = {
     "heartbeat": heartbeat, "pg_listening_channels": listening_channels, "keepalives": keepalives,
+    "server-keepalives": server_keepalives,
     "identity": identity, "proof": proof, "catch-up": catch_up, "poll": poll, "look": look, "history": history,
     "overlap": overlap, "server-limit": server_limit, "queue": queue, "retry": retry_on_kept, "backoff": backoff,
     "slow-backoff": slow_backoff, "pace": pace, "throttle": throttle, "payload-check": payload_check,

@@ -160,6 +160,12 @@ class Wire:
         if "keepalives_idle" in info:
             seconds = info["keepalives_idle"] + info["keepalives_interval"] * info["keepalives_count"]
             self.kernel.at(seconds, self._give_up, self.kernel.now)
+        if getattr(self.peer, "keepalive", False):
+            self.kernel.at(20.0, self._far_end_gives_up, self.kernel.now)
+
+    def _far_end_gives_up(self, since):
+        if self.peer is not None and (self.forgotten or (self.path.state == "silent" and self.path.since <= since)):
+            self.peer.hangup()
 
     def _give_up(self, since=None):
         silent = self.path.state == "silent" and (since is None or self.path.since <= since)

@@ -139,6 +139,7 @@ class Backend:
         self.application = wire.client.info.get("application_name") or "a client's"
         self.listens, self.prepared = {}, False
         self.ready = self.gone = self.stopped = False
+        self.keepalive = False      # whether its TCP finds out that the client's host is gone
         self.waits = None           # the statement that waits for a lock
         self.waiting_since = 0.0
         self._pending = []
@@ -263,6 +264,7 @@ class Statements:
         if sql.startswith(("LISTEN", "UNLISTEN")):
             return self._listen(backend, *sql.split(" ", 1))
         if sql.startswith(self.settings):
+            backend.keepalive = True
             return [("",)]
         notify = NOTIFY.match(sql)
         if not notify:
