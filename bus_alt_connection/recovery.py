@@ -114,7 +114,8 @@ class Recovery:
             self._identity = session.identity
             self._path.close()
             for database in self._databases.values():
-                database.marks.clear()  # another server may give ids anew: a copy, or a standby that lacks rows
+                # Another server may give the latest ids anew: a copy, or a standby that lacks rows.
+                database.marks = [(when, highest - LIMIT // 2) for when, highest in database.marks]
         if listening != self._listening:
             # LISTENING again: catch up at once. Lost: most losses are over before the first poll.
             for database in self._databases.values():
