@@ -59,6 +59,8 @@ class Holds:
         kind = (info.get("application_name") or "pooled").partition(" odoo ")[0].partition(" evented ")[0]
         if kind != addon.notifier.APPLICATION_NAME:
             self.rate(f"connects ({kind} to {info['host']})", 45, 10.0)
+        if kind == "bus_alt_connection bus" and self.life.kernel.now > (self.life.listener.state.lost_at or 1e9) + 65.0:
+            self.rate(f"connects to {info['host']} in an outage of more than a minute", 4, 12.0)
 
     def wakes(self, browser):
         if getattr(greenlet.getcurrent(), "name", "") == "recovery":
@@ -192,12 +194,13 @@ class Holds:
             for backend in server.backends.values():
                 if backend.waits is not None and now - backend.waiting_since > STATEMENT and not server.stopped:
                     life.fail(f"a statement waits on {server.name} for {now - backend.waiting_since:.0f} s")
-                if not backend.ready and backend.waiting_since and isinstance(backend.wire.client, Connection):
+                own = isinstance(backend.wire.client, Connection) and not backend.wire.forgotten
+                if own and backend.waiting_since and not backend.ready:
                     logging_in += 0.25 if " bus " in backend.application else 1     # the listener's own is repeated
                 listening += "imbus" in backend.listens
             if listening > 1 and now > life.disturbed_until + GONE_AFTER:
                 life.fail(f"{listening} LISTENs are left on {server.name}")
-            if logging_in > 4 + 2 * len(life.notifiers):
+            if logging_in > 8 + 2 * len(life.notifiers):
                 life.fail(f"{logging_in} log-ins wait on {server.name}")
         if now > life.disturbed_until + LEFT_AFTER:
             for payload, since in self.unsent.items():

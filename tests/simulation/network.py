@@ -149,6 +149,7 @@ class Wire:
     def cut(self):
         """Reset it: both ends know at once, and what is under way is lost."""
         del self.path.wires[self]
+        self.forgotten = True
         if self.open:
             self.client.arrive(("closed", RESET if self.peer else REFUSED))
         if self.peer is not None:

@@ -1,7 +1,7 @@
 """What the simulation found in the addon, each as the few events that it needs."""
 import json
 
-from .faults import Fault, lock_login, lock_table, move
+from .faults import Fault, lock_login, lock_table, move, restart
 from .life import Life
 from .postgres import Row
 
@@ -71,6 +71,12 @@ def test_a_copy_that_lacks_rows_gives_their_ids_anew():
     events = [at(20.0 + number, commit) for number in range(5)]
     events += [fault(100.0, move, 1.0, index=-1), *(at(100.5 + number / 10, commit) for number in range(5))]
     life = lives(events=events)
+    assert life.counts["delivered"]
+
+
+def test_the_row_of_a_long_transaction_just_before_a_restart():
+    """A look on a server that was restarted went by time alone. Seed 721846422."""
+    life = lives(kind="20", events=[at(100.0, commit, began=200.0), fault(100.1, restart, 0.5)])
     assert life.counts["delivered"]
 
 
