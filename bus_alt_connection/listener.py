@@ -186,6 +186,8 @@ class Listener:
         problem = errors.undelivered(session.host, session.identity, notifying, session.pooler)
         if session.replaceable and session.host not in self._rejected:
             problem.cause = problem.cause._replace(level=logging.WARNING, remedy="Trying the next endpoint.")
+        elif problem.cause in (errors.OTHER_SERVER, errors.POOLER):
+            problem.reason += self.path.reported_address()
         self._rejected = [host for host in self._rejected if host != session.host] + [session.host]
         raise problem
 

@@ -39,6 +39,7 @@ class Notifier:
     :ivar dropped: NOTIFYs that will not leave any more
     :ivar path: its connection
     :ivar queue: text -> statement: equal ones are one
+    :ivar retrying: whether a thread sends them, which has one in hand
     """
 
     IDLE_SECONDS = 60.0
@@ -47,7 +48,7 @@ class Notifier:
     def __init__(self, timeout: float) -> None:
         self.sent = self.dropped = 0
         self.queue: Any = collections.OrderedDict()
-        self._retrying = False  # whether the thread exists
+        self.retrying = False
         self._queueing = runtime.Lock()  # these two; never held while something is sent
         self.path = PooledPath(timeout, APPLICATION_NAME, always=True)
         self._used_at = 0.0  # runtime.monotonic() of its latest NOTIFY
@@ -62,7 +63,7 @@ class Notifier:
         """
         deadline, left, refusal = runtime.monotonic() + self._timeout, list(statements), None
         try:
-            while left and not (self._retrying or self.queue):
+            while left and not (self.retrying or self.queue):
                 refusal = self._transmit(left[0], max(0.1, deadline - runtime.monotonic())) or refusal
                 del left[0]
         except ConnectionLost as exc:
@@ -113,12 +114,12 @@ class Notifier:
                 self.queue.popitem(last=False)
                 self.dropped += 1
                 self._warn("More than %d NOTIFYs are queued: the oldest are dropped.", self.LIMIT)
-            start, self._retrying = not self._retrying, True
+            start, self.retrying = not self.retrying, True
         try:
             if start:
                 runtime.start_thread(self._retry, "notifier")
         except RuntimeError as exc:  # the system gives none; the next NOTIFY tries again
-            self._retrying = False
+            self.retrying = False
             self._warn("Queued NOTIFYs are not retried until the next NOTIFY: %s.", exc)
 
     def _retry(self) -> None:
@@ -127,7 +128,7 @@ class Notifier:
         while True:
             with self._queueing:
                 if not self.queue:
-                    self._retrying = False
+                    self.retrying = False
                     return
                 # Taken out while it is sent: an equal one that is queued meanwhile is for rows that it may not show.
                 text, statement = self.queue.popitem(last=False)

@@ -127,6 +127,18 @@ class PooledPath:
         self.close()
         return ConnectionLost("Odoo's own db_host leads to a standby")
 
+    def reported_address(self) -> str:
+        """Return which address PostgreSQL reports of itself, for people; empty if it does not answer."""
+        try:
+            sql = "SELECT host(inet_server_addr()), current_setting('port')"
+            host, port = self.query(endpoints.system_database(), sql)[0]
+        except ConnectionLost:
+            return ""
+        asked = endpoints.pooled().get("host") or ""
+        if host is None or host.startswith("127.") or host == "::1":  # as the pooler calls it, on its own machine
+            host = asked if asked and not asked.startswith("/") else "localhost"
+        return f" (PostgreSQL reports imdispatcher_db_host = {host}, imdispatcher_db_port = {port})"
+
     def forget(self, database: str) -> None:
         """Close the connections to a database that is gone."""
         for links in (self._kept, self._started):

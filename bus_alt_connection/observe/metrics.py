@@ -70,7 +70,9 @@ def serve() -> None:
     problem = bind()
     if problem is not None:
         retried = problem.errno == errno.EADDRINUSE
-        text = "Retrying." if retried else "Set imdispatcher_metrics_host to an address of this machine."
+        text = "Set imdispatcher_metrics_host to an address of this machine."
+        if retried:
+            text = "Retrying; imdispatcher_metrics_port may name a free one."
         _logger.error("No metrics: %s cannot be served (%s). %s", address, problem, text)
         if retried:
             runtime.start_thread(bind_later, "metrics")
@@ -105,7 +107,8 @@ METRICS = (
 # The same of the notifier.
 NOTIFIER_METRICS = (
     ("notifications_sent_total", "NOTIFYs of this process that left.", lambda each: each.sent),
-    ("notifications_waiting", "NOTIFYs of this process that could not leave yet.", lambda each: len(each.queue)),
+    ("notifications_waiting", "NOTIFYs of this process that could not leave yet.",
+     lambda each: max(len(each.queue), int(each.retrying))),
     ("notifications_dropped_total", "NOTIFYs of this process that will not leave.", lambda each: each.dropped),
     ("notifier_reconnects_total", "Connections that were made after the first, also of one that was idle before.",
      lambda each: max(0, each.path.connections - 1)),

@@ -251,6 +251,7 @@ class Statements:
             self.look: self._look,
             f"SELECT pg_backend_pid(), pg_is_in_recovery(), {identity}":
                 lambda backend, _: [(backend.pid, *self._identity(backend))],
+            "SELECT host(inet_server_addr()), current_setting('port')": lambda backend, _: [("127.0.0.1", "5432")],
             f"SELECT pg_is_in_recovery(), {identity}": lambda backend, _: [self._identity(backend)],
             f'SELECT pg_is_in_recovery(), {identity}, "pg_notify"(%s, %s)': self._notify_and_identity,
         }

@@ -204,29 +204,6 @@ def test_client_ports_sees_this_process(postgres, pgbouncer):
         assert connection.info.backend_pid in {pid for pid, *_ in backends_of(postgres, [os.getpid()])}
 
 
-@pytest.mark.parametrize("way", ["tcp", "socket"])
-def test_auto(stack, odoo, bus, postgres, pgbouncer, way):
-    """`imdispatcher_db_host = auto`: PostgreSQL tells where it is, and the probe says whether that is true."""
-    # of a socket the server has no address, and the pooler's own host is tried
-    with pgbouncer.changed(target=(postgres.socket_dir if way == "socket" else postgres.host, postgres.port)):
-        server = odoo(direct=False, options={"imdispatcher_db_host": "auto"})
-        client, sender = bus(server)
-        server.wait_log(rf"bus listener is listening on (127.0.0.1|localhost):{postgres.port}/postgres")
-        sender.send_orm("found")
-        assert client.next().payload == "found"
-        assert wait_listening(postgres, server, "bus")
-
-
-def test_auto_where_the_address_does_not_lead(odoo, bus, postgres, pgbouncer):
-    """An address that is told but wrong is given up; the bus is degraded, and says why."""
-    server = odoo(direct=False, options={"imdispatcher_db_host": "auto", "imdispatcher_db_port": pgbouncer.port,
-                                         "imdispatcher_poll_seconds": 1})
-    client, sender = bus(server)
-    server.wait_log("ERROR .*bus listener does not receive NOTIFYs: .* pooler that shares its connections")
-    sender.send_orm("slowly")
-    assert client.next().payload == "slowly"
-
-
 def test_the_error_line_gives_the_address(odoo, bus, postgres):
     server = odoo(direct=False)
     bus(server)

@@ -58,14 +58,11 @@ def nothing_lost(flow, server):
         assert received == sorted(set(received)), "twice, or out of order"
 
 
-@pytest.mark.parametrize("hosts, how, workers", [
-    ("both", "reconnect", 0), pytest.param("both", "pause", 2, marks=newest),
-    pytest.param("auto", "pause", 0, marks=newest), ("auto", "reconnect", 2)])
-def test_listeners_follow(stack, odoo, move, job, hosts, how, workers):
+@pytest.mark.parametrize("how, workers", [
+    ("reconnect", 0), pytest.param("pause", 2, marks=newest), pytest.param("pause", 0, marks=newest), ("reconnect", 2)])
+def test_listeners_follow(stack, odoo, move, job, how, workers):
     options = {"imdispatcher_db_host": f"{move.old.host},{move.new.host}",
                "imdispatcher_db_port": f"{move.old.port},{move.new.port}"}
-    if hosts == "auto":
-        options = {"imdispatcher_db_host": "auto", "imdispatcher_db_port": None}
     server = odoo(workers=workers, options=options)
     trigger = job(server)
     with Flow(server, stack.pgbouncer, move.old) as flow:
