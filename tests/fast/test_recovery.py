@@ -78,7 +78,7 @@ class Listener:
         self.changed, self.stopping = threading.Event(), threading.Event()
 
     def enter(self, phase):
-        self.session = None if phase == state.CONNECTING else self.session or object()
+        self.session = None if phase == state.CONNECTING else self.session or SimpleNamespace(identity=object())
         self.state = state.successor(self.state, phase)
 
     def report_defect(self):

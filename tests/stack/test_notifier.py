@@ -353,7 +353,8 @@ def test_it_is_closed_when_idle(held, bus, pgbouncer, workers):
         assert kept(pgbouncer, held.server)
         wait_until(lambda: not kept(pgbouncer, held.server), idle + 10, "it is not closed")
         took = time.monotonic() - used
-        assert idle - BEAT - 1 < took < idle + 2.0
+        # in a threaded server a listener's thread closes it, at its next heartbeat
+        assert idle - BEAT - 1 < took < idle + (2.0 if workers else 9.0)
     assert "closing because: client close request" in pgbouncer.log.read_text(), "without a goodbye"
 
 
@@ -521,7 +522,7 @@ def test_template_postgres_within_the_idle_time(held, postgres, pgbouncer, worke
                 return False
 
         assert not made(), "it is in the way"
-        wait_until(made, idle + 10, "it stays in the way")
+        wait_until(made, idle + 20, "it stays in the way")
         assert time.monotonic() - used < idle + 6.0
         connection.cursor().execute("DROP DATABASE made")
     finally:
