@@ -118,7 +118,8 @@ def test_a_database_that_is_not_loaded_any_more(stack, second, odoo, proxy):
                 for _, sender in found.values():
                     sender.insert(number)
                 for client, _ in found.values():
-                    gets(client, number, **({} if server.facts.client == "WebSocket" else {"timeout": 60}))      # polls ask by themselves
+                    # a long poll asks by itself
+                    gets(client, number, **({} if server.facts.client == "WebSocket" else {"timeout": 60}))
         finally:
             proxy.heal()
 
